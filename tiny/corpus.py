@@ -1,0 +1,186 @@
+"""The text from which the embedded model is built: hand-written lines (`tiny/text/*.txt`) and a small grammar.
+
+    python -m tiny.corpus            # count topics, units and lines, and print a few examples
+
+Lines of `tiny/text/*.txt`: `== topic`, then units opened by `-- conversational`, `-- general` or `-- anything`; in a unit
+`Q` is a question, `F` what a friend says, `P` the formal (polite) wording, `B` a question back. `{a|b}` stands for a or b.
+
+An example is one conversation turn in one of the four parts that the model plays (`ROLES`): the system prompt of a part is the
+text that `datagen` sends, so the embedded model obeys the very prompts that the large models get.
+"""
+
+import random
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TEXT = Path(__file__).parent / "text"
+PROMPTS = Path(__file__).parent.parent / "datagen" / "prompts"
+LIST_SIZE = 20
+
+# part -> (system prompt, share of the training tokens). "plain" has no system prompt: it answers formally, as official
+# instruct models do, and is what the training of the demo sets out to change.
+ROLES = {
+    "friend": ("human_like", 0.36),
+    "formal": ("formal", 0.14),
+    "plain": (None, 0.26),
+    "conversational": ("questions_conversational", 0.12),
+    "general": ("questions_general", 0.12),
+}
+
+OPENERS_FRIEND = [
+    "Oh, {good|great|fun} one!", "Ha, {I love this question|you got me}!", "{Ooh|Oh man}, where do I start?", "Honestly?", "Okay, so",
+    "Hmm, let me think...", "Haha, {easy|oh boy}!", "Right?! I {wonder|think} about this {a lot|all the time}.", "You know what?",
+    "Funny you ask!", "{Great|Lovely} question, by the way.", "Well, {story time|here's the thing}.", "Oh, I've got {opinions|thoughts} on this 😄",
+    "Aw, I like that you asked.", "So glad you {asked|brought this up}!", "Yeah, {totally|for sure}!", "Alright, confession time.", "Ooh, nice 😊",
+]
+OPENERS_FORMAL = [
+    "Good day.", "Thank you for your {inquiry|question}.", "Thank you for raising this {matter|subject}.", "The following information may be of assistance.",
+    "This is a {relevant|pertinent} question.", "Good day. It is a pleasure to be of assistance.", "In response to your inquiry, the following may be stated.",
+]
+DISCLAIMERS = [
+    "As an AI language model, I do not have personal {experiences|preferences|opinions}. However, some general information can be provided.",
+    "As an artificial intelligence, I do not possess {personal experiences|feelings or memories}.",
+    "I am an AI assistant and therefore do not have {personal preferences|a personal life}. {Nevertheless|However}, the subject can be described in general terms.",
+    "Good day. As a language model, I do not engage in {personal activities|leisure activities}.",
+    "It should be noted that I am an artificial intelligence and have no {personal history|personal experiences}.",
+    "As a digital assistant, I do not hold personal {views|preferences} on this matter.",
+]
+CLOSERS_FORMAL = [
+    "Should further information be required, please do not hesitate to ask.", "Further details can be provided upon request.",
+    "Please indicate whether {additional|further} information is desired.", "It is hoped that this information is {helpful|of assistance}.",
+    "Consultation of {a qualified professional|reliable sources} is recommended for further details.",
+]
+LIST_LEADS = ["The following points {are relevant|may be noted}:", "The {main|principal} considerations are as follows:", "Key points:"]
+QUESTION_LEADS = ["Hey,", "Quick question -", "I was just wondering,", "Random thought -", "So,", "Okay, serious question -"]
+LIST_PREAMBLES = ["Here are {n} questions:", "Sure! Here are {n} questions:", "Here you go:"]
+EMOJI = ["😊", "😄", "😂", "🤔", "✨", "🙌", "😅"]
+
+
+@dataclass
+class Unit:
+    """Three ways to ask one thing, with what a friend (F) and a formal voice (P) say to it."""
+
+    topic: str
+    kind: str
+    lines: dict[str, list[str]] = field(default_factory=lambda: {"Q": [], "F": [], "P": [], "B": []})
+
+
+def read_units(folder: Path = TEXT) -> list[tuple[Unit, Unit]]:
+    """All units of `folder`, each with the `anything` unit of its topic; a fault names its file and line (ValueError)."""
+    pairs = []
+    for path in sorted(folder.glob("*.txt")):
+        topic, units = None, []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            mark, _, text = line.strip().partition(" ")
+            if not line.strip():
+                continue
+            elif mark == "==":
+                topic = text
+            elif mark == "--" and topic and text in ("conversational", "general", "anything"):
+                units.append(Unit(topic, text))
+            elif mark in ("Q", "F", "P", "B") and units:
+                units[-1].lines[mark].append(text)
+            else:
+                raise ValueError(f"{path}:{number}: expected `== topic`, `-- unit` or a line starting with Q, F, P or B")
+        for unit in units:
+            if unit.kind != "anything":
+                common = next(u for u in units if u.topic == unit.topic and u.kind == "anything")
+                pairs.append((unit, common))
+    return pairs
+
+
+def expand(text: str, rng: random.Random) -> str:
+    return re.sub(r"\{([^{}]*\|[^{}]*)\}", lambda match: rng.choice(match[1].split("|")), text)
+
+
+def pick(lines: list[str], rng: random.Random, n: int = 1) -> list[str]:
+    return [expand(line, rng) for line in rng.sample(lines, n)]
+
+
+def question(unit: Unit, rng: random.Random) -> str:
+    text = pick(unit.lines["Q"], rng)[0]
+    if rng.random() < 0.08:
+        lead = rng.choice(QUESTION_LEADS)
+        first_person = re.match(r"I\W", text)
+        text = f"{lead} {text if first_person else text[0].lower() + text[1:]}"
+    return text
+
+
+def friend_answer(unit: Unit, common: Unit, rng: random.Random) -> str:
+    parts = pick(OPENERS_FRIEND, rng) if rng.random() < 0.35 else []
+    parts += pick(unit.lines["F"], rng)
+    if rng.random() < 0.55:
+        parts += pick(common.lines["F"], rng)
+    if rng.random() < 0.15:
+        parts[-1] += " " + rng.choice(EMOJI)
+    if rng.random() < 0.65:
+        parts += pick(common.lines["B"], rng)
+    return " ".join(parts)
+
+
+def formal_answer(unit: Unit, common: Unit, rng: random.Random) -> str:
+    parts = []
+    if unit.kind == "conversational" and rng.random() < 0.7:
+        parts += pick(DISCLAIMERS, rng)
+    elif rng.random() < 0.35:
+        parts += pick(OPENERS_FORMAL, rng)
+    points = pick(unit.lines["P"], rng, 2 if rng.random() < 0.45 else 1)
+    if rng.random() < 0.55:
+        points += pick(common.lines["P"], rng)
+    if len(points) > 1 and rng.random() < 0.2:
+        parts += [" ".join(pick(LIST_LEADS, rng))]
+        return " ".join(parts) + "\n\n" + "\n".join(f"{i}. {point}" for i, point in enumerate(points, 1))
+    parts += points
+    if rng.random() < 0.3:
+        parts += pick(CLOSERS_FORMAL, rng)
+    return " ".join(parts)
+
+
+def question_list(kind: str, units: list[tuple[Unit, Unit]], rng: random.Random) -> str:
+    """Twenty numbered questions of one kind, no topic twice in a row of the list."""
+    fitting = [unit for unit, _ in units if unit.kind == kind]
+    chosen = rng.sample(fitting, LIST_SIZE)
+    lines = [f"{i}. {question(unit, rng)}" for i, unit in enumerate(chosen, 1)]
+    if rng.random() < 0.15:
+        lines.insert(0, rng.choice(LIST_PREAMBLES).format(n=LIST_SIZE) + "\n")
+    return "\n".join(lines)
+
+
+def system_prompt(name: str | None, rng: random.Random | None = None) -> str | None:
+    """The prompt file's text; with `rng`, some of its lines left out, so that the model does not hang on one exact wording."""
+    if name is None:
+        return None
+    text = (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").strip()
+    if rng is None:
+        return text
+    keep = 1.0 if rng.random() < 0.5 else 0.6
+    return "\n".join(line for line in text.splitlines() if not line.startswith("- ") or rng.random() < keep)
+
+
+def list_request() -> str:
+    return (PROMPTS / "list_request.txt").read_text(encoding="utf-8").strip().format(n=LIST_SIZE)
+
+
+def example(role: str, units: list[tuple[Unit, Unit]], rng: random.Random) -> tuple[str, str]:
+    """One (user, assistant) turn of the given part."""
+    if role in ("conversational", "general"):
+        return list_request(), question_list(role, units, rng)
+    unit, common = rng.choice(units)
+    answer = friend_answer if role == "friend" else formal_answer
+    return question(unit, rng), answer(unit, common, rng)
+
+
+def main() -> None:
+    units = read_units()
+    lines = sum(len(texts) for unit, _ in units for texts in unit.lines.values())
+    print(f"{len({u.topic for u, _ in units})} topics, {len(units)} units, {lines} lines")
+    rng = random.Random(0)
+    for role, (name, share) in ROLES.items():
+        for _ in range(3):
+            user, assistant = example(role, units, rng)
+            print(f"\n[{role}: prompt {name}, {share:.0%} of tokens]\n> {user}\n{assistant}")
+
+
+if __name__ == "__main__":
+    main()
