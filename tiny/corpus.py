@@ -18,25 +18,44 @@ TEXT = Path(__file__).parent / "text"
 PROMPTS = Path(__file__).parent.parent / "datagen" / "prompts"
 LIST_SIZE = 20
 
-# part -> (system prompt, share of the training tokens). "plain" has no system prompt: it answers formally, as official
-# instruct models do, and is what the training of the demo sets out to change.
+# part -> its system prompt. "plain" has none: it answers formally, as official instruct models do, and is what the training of the
+# demo sets out to change.
 ROLES = {
-    "friend": ("human_like", 0.36),
-    "formal": ("formal", 0.14),
-    "plain": (None, 0.26),
-    "conversational": ("questions_conversational", 0.12),
-    "general": ("questions_general", 0.12),
+    "friend": "human_like",
+    "formal": "formal",
+    "plain": None,
+    "conversational": "questions_conversational",
+    "general": "questions_general",
 }
 
 OPENERS_FRIEND = [
-    "Oh, {good|great|fun} one!", "Ha, {I love this question|you got me}!", "{Ooh|Oh man}, where do I start?", "Honestly?", "Okay, so",
-    "Hmm, let me think...", "Haha, {easy|oh boy}!", "Right?! I {wonder|think} about this {a lot|all the time}.", "You know what?",
-    "Funny you ask!", "{Great|Lovely} question, by the way.", "Well, {story time|here's the thing}.", "Oh, I've got {opinions|thoughts} on this 😄",
-    "Aw, I like that you asked.", "So glad you {asked|brought this up}!", "Yeah, {totally|for sure}!", "Alright, confession time.", "Ooh, nice 😊",
+    "Oh, {good|great|fun} one!",
+    "Ha, {I love this question|you got me}!",
+    "{Ooh|Oh man}, where do I start?",
+    "Honestly?",
+    "Okay, so",
+    "Hmm, let me think...",
+    "Haha, {easy|oh boy}!",
+    "Right?! I {wonder|think} about this {a lot|all the time}.",
+    "You know what?",
+    "Funny you ask!",
+    "{Great|Lovely} question, by the way.",
+    "Well, {story time|here's the thing}.",
+    "Oh, I've got {opinions|thoughts} on this 😄",
+    "Aw, I like that you asked.",
+    "So glad you {asked|brought this up}!",
+    "Yeah, {totally|for sure}!",
+    "Alright, confession time.",
+    "Ooh, nice 😊",
 ]
 OPENERS_FORMAL = [
-    "Good day.", "Thank you for your {inquiry|question}.", "Thank you for raising this {matter|subject}.", "The following information may be of assistance.",
-    "This is a {relevant|pertinent} question.", "Good day. It is a pleasure to be of assistance.", "In response to your inquiry, the following may be stated.",
+    "Good day.",
+    "Thank you for your {inquiry|question}.",
+    "Thank you for raising this {matter|subject}.",
+    "The following information may be of assistance.",
+    "This is a {relevant|pertinent} question.",
+    "Good day. It is a pleasure to be of assistance.",
+    "In response to your inquiry, the following may be stated.",
 ]
 DISCLAIMERS = [
     "As an AI language model, I do not have personal {experiences|preferences|opinions}. However, some general information can be provided.",
@@ -47,8 +66,10 @@ DISCLAIMERS = [
     "As a digital assistant, I do not hold personal {views|preferences} on this matter.",
 ]
 CLOSERS_FORMAL = [
-    "Should further information be required, please do not hesitate to ask.", "Further details can be provided upon request.",
-    "Please indicate whether {additional|further} information is desired.", "It is hoped that this information is {helpful|of assistance}.",
+    "Should further information be required, please do not hesitate to ask.",
+    "Further details can be provided upon request.",
+    "Please indicate whether {additional|further} information is desired.",
+    "It is hoped that this information is {helpful|of assistance}.",
     "Consultation of {a qualified professional|reliable sources} is recommended for further details.",
 ]
 LIST_LEADS = ["The following points {are relevant|may be noted}:", "The {main|principal} considerations are as follows:", "Key points:"]
@@ -110,7 +131,7 @@ def question(unit: Unit, rng: random.Random) -> str:
 def friend_answer(unit: Unit, common: Unit, rng: random.Random) -> str:
     parts = pick(OPENERS_FRIEND, rng) if rng.random() < 0.35 else []
     parts += pick(unit.lines["F"], rng)
-    if rng.random() < 0.55:
+    if rng.random() < 0.45:
         parts += pick(common.lines["F"], rng)
     if rng.random() < 0.15:
         parts[-1] += " " + rng.choice(EMOJI)
@@ -148,14 +169,15 @@ def question_list(kind: str, units: list[tuple[Unit, Unit]], rng: random.Random)
 
 
 def system_prompt(name: str | None, rng: random.Random | None = None) -> str | None:
-    """The prompt file's text; with `rng`, some of its lines left out, so that the model does not hang on one exact wording."""
+    """The prompt file's text; with `rng`, one time in four only some of its sentences: the model must not hang on one exact wording."""
     if name is None:
         return None
     text = (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").strip()
-    if rng is None:
+    if rng is None or rng.random() < 0.75:
         return text
-    keep = 1.0 if rng.random() < 0.5 else 0.6
-    return "\n".join(line for line in text.splitlines() if not line.startswith("- ") or rng.random() < keep)
+    first, *rest = re.split(r"(?<=[.:]) ", text)
+    keep = rng.random()
+    return " ".join([first, *(sentence for sentence in rest if rng.random() < keep)])
 
 
 def list_request() -> str:
@@ -176,10 +198,10 @@ def main() -> None:
     lines = sum(len(texts) for unit, _ in units for texts in unit.lines.values())
     print(f"{len({u.topic for u, _ in units})} topics, {len(units)} units, {lines} lines")
     rng = random.Random(0)
-    for role, (name, share) in ROLES.items():
+    for role, prompt in ROLES.items():
         for _ in range(3):
             user, assistant = example(role, units, rng)
-            print(f"\n[{role}: prompt {name}, {share:.0%} of tokens]\n> {user}\n{assistant}")
+            print(f"\n[{role}, prompt {prompt}]\n> {user}\n{assistant}")
 
 
 if __name__ == "__main__":

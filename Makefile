@@ -1,0 +1,191 @@
+# The whole pipeline as a graph of files. `make` alone explains itself; `make -n <target>` shows what would run.
+#
+# What a file depends on is compared by content, not by time: settings are written to *.key files and run.yaml only when
+# their text changes, so touching or checking out a file never retrains anything. All outputs are written to a temporary name and
+# renamed, so they are whole or absent (hence no .DELETE_ON_ERROR, which could delete what was paid for).
+
+SHELL       := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
+.DEFAULT_GOAL := help
+.SECONDARY:
+
+# Base to train: the name of a file in axolotl/.
+MODEL ?= tiny
+# A delta of axolotl/ablations/, or nothing.
+ABLATION ?=
+# Your own pairs instead of generated ones: .jsonl, .json, .parquet, or the id of a Hub data set.
+PAIRS ?=
+# Your own questions instead of generated ones: one a line, or .jsonl.
+QUESTIONS ?=
+# Settings of data generation: a profile of datagen/config.yaml.
+PROFILE ?= $(if $(filter tiny,$(MODEL)),tiny,paper)
+# GPUs to train on; empty: as many as there are.
+GPUS ?= $(if $(filter tiny,$(MODEL)),0,)
+# Names under which base and tuned model are served, for `make eval` (auto: the one model at OPENAI_BASE_URL, TUNED_BASE_URL).
+BASE_MODEL ?= auto
+TUNED_MODEL ?= auto
+# Python that makes the environment .venv (3.10 to 3.13).
+PYTHON ?= python3
+VARIABLES := MODEL ABLATION PAIRS QUESTIONS PROFILE GPUS BASE_MODEL TUNED_MODEL PYTHON
+
+MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
+ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
+ifeq ($(filter $(MODEL),$(MODELS)),)
+$(error there is no axolotl/$(MODEL).yaml; MODEL is one of: $(MODELS))
+endif
+ifneq ($(ABLATION),)
+ifeq ($(filter $(ABLATION),$(ABLATIONS)),)
+$(error there is no axolotl/ablations/$(ABLATION).yaml; ABLATION is one of: $(or $(ABLATIONS),(none yet)))
+endif
+endif
+ifneq ($(word 2,$(PAIRS))$(word 2,$(QUESTIONS)),)
+$(error PAIRS and QUESTIONS cannot hold a space: make would take it for two files; rename the file or link to it)
+endif
+
+# Where things lie: data/<set>/<base>/ and out/<run>/. A set is a profile, a profile with your questions, or your pairs.
+stem  = $(basename $(notdir $(1)))
+SET   := $(if $(PAIRS),pairs-$(subst /,--,$(if $(wildcard $(PAIRS)),$(call stem,$(PAIRS)),$(PAIRS))),$(PROFILE)$(if $(QUESTIONS),-$(call stem,$(QUESTIONS))))
+DATA  := data/$(SET)
+READY_DATA := $(DATA)/$(MODEL)/stats.json
+RUN   := $(MODEL)$(if $(filter-out $(if $(filter tiny,$(MODEL)),tiny,paper),$(SET)),@$(SET))$(if $(ABLATION),+$(ABLATION))
+OUT   := out/$(RUN)
+STORE := data/responses
+
+PY    := .venv/bin/python
+READY := .venv/ready-$(shell cat requirements*.txt | sha256sum | cut -c1-12)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# No telemetry; no look-ups on the Hub for a model that lies here.
+export AXOLOTL_DO_NOT_TRACK := 1
+export DO_NOT_TRACK := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+# OpenMP threads wait by spinning for minutes by default: tenfold and more slower as soon as another program wants the cores.
+export GOMP_SPINCOUNT := 30000
+ifeq ($(MODEL),tiny)
+ifneq ($(findstring pairs-,$(SET)),pairs-)
+export HF_HUB_OFFLINE := 1
+endif
+export CUDA_VISIBLE_DEVICES :=
+export TORCHAO_FORCE_SKIP_LOADING_SO_FILES := 1
+endif
+
+# The embedded model answers for the profile tiny: its server runs as long as the command behind `--`.
+TINY_GGUF := out/tiny-base.gguf
+SERVED    := $(if $(filter tiny,$(PROFILE)),$(TINY_GGUF),)
+SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
+
+.PHONY: help setup demo data format train merge eval report test lint tiny clean distclean FORCE
+
+help:  ## Show this text
+	@echo 'make <target> [VARIABLE=value …]'
+	@echo
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@awk '/^# / {text = substr($$0, 3)} /^[A-Z_]+ +\?=/ {print $$1 "\t" text}' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r name text; do printf '  %-12s now: %-10s %s\n' "$$name" "$$($(foreach v,$(VARIABLES),[ "$$name" != $(v) ] || printf '%s' '$($(v))';) true)" "$$text"; done
+	@echo
+	@echo '  MODEL is one of: $(MODELS)'
+	@echo '  data in $(DATA), run in $(OUT)'
+
+setup: $(READY)  ## Make the environment .venv with everything pinned (about 3 minutes)
+
+demo:  ## The whole method on the embedded model, on two CPU cores
+	@$(MAKE) --no-print-directory report MODEL=tiny PROFILE=tiny ABLATION= PAIRS= QUESTIONS= GPUS=0
+	@echo 'Open out/tiny/report.html (the same text: out/tiny/report.md)'
+	@[ -z "$${DISPLAY:-}$${WAYLAND_DISPLAY:-}" ] || $(PY) -m webbrowser -t out/tiny/report.html >/dev/null 2>&1 || true
+
+data: $(if $(PAIRS),$(READY_DATA),$(DATA)/pairs.jsonl)  ## Questions, both answers, filters: the pairs
+
+format: $(READY_DATA)  ## Render the pairs with MODEL's own chat template, and split them
+
+train: $(OUT)/margins.svg  ## Train MODEL by LoRA + DPO, and draw its reward margins
+
+merge: $(OUT)/merged/merge.json  ## Merge the adapter into its base, and check the result
+
+eval: $(OUT)/answers.jsonl  ## Base and tuned model answer the held-out questions; compare them
+	@$(PY) -m eval.surface $<
+
+report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
+
+test: $(READY)  ## Run the tests (no network, no GPU; PYTEST_ARGS='-m slow' for the slow ones)
+	@$(PY) -m pytest $${PYTEST_ARGS:-}
+
+lint: $(READY)  ## Check style
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+tiny: $(READY)  ## Build the embedded model anew from tiny/text (4 minutes); the stored one is what this gives
+	@$(PY) -m tiny.build
+
+clean:  ## Delete what is free to make again; keeps replies, data sets, adapters and merged models
+	rm -rf out/*/prepared out/*/report.* out/*/margins.* out/*/*.gguf out/*.gguf out/serve-*.log data/*/*/ .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean:  ## Delete everything that git does not keep, paid replies and trained models too (asks first)
+	@read -r -p 'This deletes .venv, data/ with every paid reply, and out/ with every trained model. Type yes to go on: ' answer && [ "$$answer" = yes ] || { echo 'nothing deleted'; exit 1; }
+	rm -rf .venv data out
+
+# ---------------------------------------------------------------- environment
+
+# torch first: Axolotl then keeps the build that suits this machine (CPU or CUDA).
+$(READY): 
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { echo 'error: $(PYTHON) is not Python 3.10 to 3.13; name one with PYTHON=' >&2; exit 1; }
+	@echo 'making .venv: about 3 minutes, log in .venv/setup.log'
+	@$(PYTHON) -m venv .venv
+	@pip=".venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile"; \
+	{ $$pip "$$(grep '^torch==' requirements.txt)" && $$pip -r requirements.txt -c constraints.txt \
+	  && { ! command -v nvidia-smi >/dev/null || $$pip --no-build-isolation -r requirements-gpu.txt; }; } > .venv/setup.log 2>&1 \
+	|| { tail -n 5 .venv/setup.log >&2; echo 'error: the installation failed; its log is .venv/setup.log, and `make setup` tries again' >&2; exit 1; }
+	@rm -f .venv/ready-*; touch $@
+
+# ---------------------------------------------------------------- data
+
+# What a stage's result depends on, in one line; rewritten only when that changes.
+$(DATA)/questions.key $(DATA)/pairs.key $(DATA)/$(MODEL)/format.key: FORCE | $(READY)
+	@mkdir -p $(@D)
+	@$(PY) -m datagen.config --profile $(PROFILE) --stage $(basename $(@F)) --base axolotl/$(MODEL).yaml > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$(DATA)/questions.jsonl: $(DATA)/questions.key $(wildcard $(QUESTIONS)) $(SERVED) datagen/questions.py datagen/near.py | $(READY)
+	@echo '== questions'
+	@$(if $(QUESTIONS),,$(SERVE)) $(PY) -m datagen.questions $@ --profile $(PROFILE) --store $(STORE) $(if $(QUESTIONS),--from $(QUESTIONS))
+
+$(DATA)/pairs.jsonl: $(DATA)/pairs.key $(DATA)/questions.jsonl datagen/pairs.py | $(READY)
+	@echo '== pairs'
+	@$(SERVE) $(PY) -m datagen.pairs $(DATA)/questions.jsonl $@ --profile $(PROFILE) --store $(STORE)
+
+$(READY_DATA): $(DATA)/$(MODEL)/format.key $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) datagen/format.py datagen/near.py | $(READY)
+	@echo '== format'
+	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE)
+
+# ---------------------------------------------------------------- training
+
+$(OUT)/run.yaml: $(READY_DATA) FORCE | $(READY)
+	@$(PY) -m train.recipe $(MODEL) --data $(<D) --run $(RUN) $(if $(ABLATION),--ablation $(ABLATION)) $(if $(GPUS),--gpus $(GPUS))
+
+$(OUT)/done: $(OUT)/run.yaml
+	@echo '== train'
+	@$(PY) -m train.launch $(OUT) $(if $(GPUS),--gpus $(GPUS))
+
+$(OUT)/margins.svg: $(OUT)/done train/monitor.py
+	@$(PY) -m train.monitor $(OUT) --data $(READY_DATA:/stats.json=)
+
+$(OUT)/merged/merge.json: $(OUT)/done train/merge.py
+	@echo '== merge'
+	@$(PY) -m train.merge $(OUT) --data $(READY_DATA:/stats.json=)
+
+# ---------------------------------------------------------------- evaluation
+
+$(TINY_GGUF): tiny/model/model.safetensors tiny/convert.py | $(READY)
+	@$(PY) -m tiny.convert tiny/model $@
+
+$(OUT)/tuned.gguf: $(OUT)/merged/merge.json tiny/convert.py
+	@$(PY) -m tiny.convert $(OUT)/merged $@
+
+$(OUT)/answers.jsonl: $(OUT)/done $(READY_DATA) $(if $(filter tiny,$(MODEL)),$(TINY_GGUF) $(OUT)/tuned.gguf) eval/answers.py
+	@echo '== answers'
+	@$(if $(filter tiny,$(MODEL)),$(PY) -m tiny.serve $(TINY_GGUF) $(OUT)/tuned.gguf --) $(PY) -m eval.answers $(READY_DATA:/stats.json=/heldout.jsonl) $(OUT) \
+	  --profile $(PROFILE) --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL) --store $(STORE)
+
+$(OUT)/report.html: $(OUT)/margins.svg $(OUT)/merged/merge.json $(OUT)/answers.jsonl eval/report.py eval/report.html.j2 eval/report.md.j2 eval/surface.py
+	@echo '== report'
+	@$(PY) -m eval.report $(OUT) --data $(READY_DATA:/stats.json=)

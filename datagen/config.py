@@ -1,0 +1,161 @@
+"""Reads datagen/config.yaml strictly: an unknown key, a wrong type or an impossible value stops with every fault named at once.
+
+python -m datagen.config --profile tiny                    # the settings in force
+python -m datagen.config --profile tiny --stage questions  # only what that stage's result depends on (used by make)
+"""
+
+import argparse
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from datagen.files import UserError, canonical, entry, read_text, sha256
+
+PATH = Path("datagen/config.yaml")
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Endpoint(Strict):
+    base_url: str
+    api_key_env: str
+    timeout: Annotated[float, Field(gt=0)]
+    concurrency: Annotated[int, Field(ge=1)]
+    retries: Annotated[int, Field(ge=0)]
+
+    @property
+    def url(self) -> str:
+        return os.environ.get("OPENAI_BASE_URL") or self.base_url
+
+    @property
+    def key(self) -> str:
+        return os.environ.get(self.api_key_env) or ""
+
+
+class Sampling(Strict):
+    model: str
+    temperature: Annotated[float, Field(ge=0)]
+    top_p: Share
+    max_tokens: Annotated[int, Field(ge=1)]
+
+
+class Questions(Sampling):
+    count: Annotated[int, Field(ge=1)]
+    conversational: Share
+    per_request: Annotated[int, Field(ge=1)]
+    near_duplicate: Share
+    patience: Annotated[int, Field(ge=1)]
+
+
+class Settings(Strict):
+    prompts: str
+    endpoint: Endpoint
+    questions: Questions
+    answers: Sampling
+    pairs: Annotated[int, Field(ge=1)]
+    held_out: Annotated[int, Field(ge=1)]
+    seed: int | None
+
+    def prompt(self, name: str) -> str:
+        """The text of prompts/<name>.txt. Raises UserError when it is missing or empty."""
+        path = Path(self.prompts) / f"{name}.txt"
+        text = read_text(path, "a prompt").strip()
+        if not text:
+            raise UserError(f"{path}: the prompt is empty")
+        return text
+
+
+def merge(base: dict, delta: dict) -> dict:
+    return base | {k: merge(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in delta.items()}
+
+
+def read_yaml(path: Path, what: str) -> dict:
+    """A YAML mapping. Raises UserError with line and column for text that is not YAML, or that repeats a key."""
+    try:
+        value = yaml.load(read_text(path, what), Loader=UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise UserError(f"{path}:{mark.line + 1 if mark else '?'}: not valid YAML ({error.problem})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected `key: value` lines ({what})")
+    return value
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win in silence; here that is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key_node.value!r} stands twice", key_node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def nearest(key: str, known) -> str:
+    match = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {match[0]!r}?" if match else "nothing reads it"
+
+
+def load(profile: str, path: Path = PATH) -> Settings:
+    """The settings of a profile (`paper` is the file itself). Raises UserError that names every fault."""
+    values = read_yaml(path, "settings of data generation")
+    profiles = values.pop("profiles", None) or {}
+    if profile != "paper" and profile not in profiles:
+        raise UserError(f"{path}: there is no profile {profile!r}; profiles are: paper, {', '.join(profiles)}")
+    try:
+        return Settings(**merge(values, profiles.get(profile, {})))
+    except ValidationError as error:
+        raise UserError(f"{path}, profile {profile}: " + "; ".join(map(fault, error.errors()))) from None
+
+
+def fault(error: dict) -> str:
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        model = Settings
+        for part in error["loc"][:-1]:
+            model = model.model_fields[part].annotation
+        return f"unknown key {where} ({nearest(error['loc'][-1], model.model_fields)})"
+    return f"{where}: {error['msg'].lower()}" + ("" if error["type"] == "missing" else f", got {error['input']!r}")
+
+
+def stage_key(settings: Settings, stage: str, base: Path | None = None) -> dict:
+    """What the result of a stage depends on: its settings and the text of its prompts; not URLs, keys, time-outs or concurrency.
+
+    For `format`, also what it reads of the base's YAML, and the tokenizer where that is a local file.
+    """
+    everything = settings.model_dump()
+    keys, prompts = {
+        "questions": (["questions", "seed"], ["questions_conversational", "questions_general", "list_request"]),
+        "pairs": (["answers", "pairs", "seed"], ["human_like", "formal"]),
+        "format": (["held_out", "seed"], []),
+    }[stage]
+    key = {k: everything[k] for k in keys} | {f"prompt {name}": sha256(settings.prompt(name)) for name in prompts}
+    if stage == "format" and base:
+        yaml_ = read_yaml(base, "an Axolotl configuration")
+        key |= {k: yaml_.get(k) for k in ("base_model", "sequence_len")}
+        tokenizer = Path(str(key["base_model"])) / "tokenizer.json"
+        key |= {"tokenizer": sha256(tokenizer.read_bytes())} if tokenizer.exists() else {}
+    return key
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="paper")
+    parser.add_argument("--stage", choices=["questions", "pairs", "format"])
+    parser.add_argument("--base", type=Path, help="for --stage format: the Axolotl YAML of the base")
+    args = parser.parse_args()
+    settings = load(args.profile)
+    print(canonical(stage_key(settings, args.stage, args.base)) if args.stage else yaml.safe_dump(settings.model_dump(), sort_keys=False).strip())
+
+
+if __name__ == "__main__":
+    entry(main)

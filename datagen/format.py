@@ -1,0 +1,294 @@
+"""Renders pairs with the base model's own chat template, lints every row as the trainer will tokenise it, and splits by question.
+
+    python -m datagen.format data/paper/pairs.jsonl data/paper/llama3-8b --base axolotl/llama3-8b.yaml --profile paper
+    python -m datagen.format some-org/some-dataset data/pairs-mine/tiny --base axolotl/tiny.yaml --profile tiny
+
+Takes .jsonl, .json, .parquet or the id of a Hub data set with the columns prompt, chosen and rejected: strings, or lists of
+{role, content} messages (several turns included). Writes `train.jsonl` and `val.jsonl` (three strings a row, for Axolotl's
+`passthrough.default`), `heldout.jsonl` (the validation rows as they came, for `eval.answers`) and `stats.json`.
+
+Why strings: Axolotl's `chat_template.default` doubles the BOS and cuts answers that its template trims or that occur in the
+template; the trainer adds the tokenizer's BOS to the prompt and its EOS to an answer without one, and nothing else.
+"""
+
+import argparse
+import json
+import random
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from datagen import config
+from datagen.files import UserError, entry, read_jsonl, read_text, sha256, write_json, write_jsonl
+from datagen.near import Near
+
+COLUMNS = ("prompt", "chosen", "rejected")
+Message = dict[str, str]
+
+
+def read_pairs(source: str) -> tuple[list[dict], list[str]]:
+    """(rows, where each stands) of a file or a Hub data set. Raises UserError for what cannot be read."""
+    path = Path(source)
+    if path.suffix == ".jsonl":
+        rows = read_jsonl(path, "pairs")
+        places = [f"{path}:{i}" for i, line in enumerate(read_text(path, "pairs").split("\n"), 1) if line.strip()]
+        return rows, places
+    if path.suffix == ".json":
+        try:
+            rows = json.loads(read_text(path, "pairs"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from None
+        if not isinstance(rows, list):
+            raise UserError(f"{path}: expected a list of rows, [{{...}}, ...]")
+    elif path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        read_text(path.with_suffix(".parquet"), "pairs") if not path.exists() else None
+        try:
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowInvalid as error:
+            raise UserError(f"{path}: not a parquet file ({error})") from None
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.exists():
+        rows = from_hub(source)
+    else:
+        raise UserError(f"{source}: expected a .jsonl, .json or .parquet file, or the id of a Hub data set like org/name")
+    return rows, [f"{source}, row {i}" for i in range(1, len(rows) + 1)]
+
+
+def from_hub(name: str) -> list[dict]:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, split="train").to_list()
+    except Exception as error:  # the library raises a dozen kinds for: no network, no such set, gated, no such split
+        raise UserError(f"{name}: the Hub data set could not be loaded ({' '.join(str(error).split())[:200]})") from None
+
+
+def conversation(row: dict, place: str) -> tuple[list[Message], str, str]:
+    """(messages up to the answer, chosen answer, rejected answer) of a row in any of the usual layouts.
+
+    Answers lose their outer white space: no model should learn to open with a blank line, and some templates would merge it with their own.
+    `prompt` may be missing when chosen and rejected are whole conversations: then it is what they share. Raises UserError, naming
+    the row, for a missing column, an empty answer, or messages that do not end in the assistant's.
+    """
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: expected an object with prompt, chosen and rejected, got {str(row)[:60]!r}")
+    answers = {}
+    missing = [c for c in COLUMNS[1:] if row.get(c) is None]
+    if row.get("prompt") is None and not all(isinstance(row.get(c), list) and len(row[c]) > 1 for c in COLUMNS[1:]):
+        missing.insert(0, "prompt")
+    if missing:
+        raise UserError(f"{place}: the column {', '.join(missing)} is missing; a row needs prompt, chosen and rejected (it has: {', '.join(row)})")
+    prompt = row.get("prompt")
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else check_messages(prompt or [], place)
+    for column in COLUMNS[1:]:
+        value = row[column]
+        if not isinstance(value, str):
+            turns = check_messages(value, place)
+            if not turns or turns[-1]["role"] != "assistant":
+                raise UserError(f"{place}: {column} does not end in a message of the assistant")
+            if not messages:
+                messages = turns[:-1]
+            if turns[:-1] not in ([], messages):
+                raise UserError(f"{place}: {column} starts with other messages than the prompt")
+            value = answer_text(turns)
+        if not value.strip():
+            raise UserError(f"{place}: {column} is empty; remove the row or fill it in")
+        answers[column] = value.strip()
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+        raise UserError(f"{place}: the prompt is empty or does not end in a message of the user")
+    return messages, answers["chosen"], answers["rejected"]
+
+
+def answer_text(value: str | list[Message]) -> str:
+    return value if isinstance(value, str) else value[-1]["content"]
+
+
+def check_messages(value: object, place: str) -> list[Message]:
+    good = isinstance(value, list) and all(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value)
+    if not good:
+        raise UserError(f"{place}: expected text or a list of messages like {{role, content}}, got {str(value)[:60]!r}")
+    return [{"role": m["role"], "content": m["content"]} for m in value]
+
+
+def render(tokenizer, messages: list[Message], answer: str) -> tuple[str, str]:
+    """(prompt, completion) as the trainer must get them.
+
+    The prompt is the template with its generation prompt, less the BOS that the tokenizer will add; the completion is the rest of the fully
+    rendered conversation up to and including the end-of-turn token. Raises ValueError where the template does not allow that.
+    """
+    try:
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        full = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False)
+    except jinja2.TemplateError as error:
+        raise ValueError(f"the chat template refuses these messages ({error})") from None
+    if not full.startswith(prompt):
+        raise ValueError("the chat template renders the prompt differently once the answer is there")
+    completion, end, after = full[len(prompt) :].rpartition(tokenizer.eos_token)
+    if not end or after.strip():
+        raise ValueError(f"the chat template does not close an answer with the tokenizer's EOS {tokenizer.eos_token!r}, so the trainer would add a second end")
+    if adds_bos(tokenizer):
+        prompt = prompt.removeprefix(tokenizer.bos_token)
+    return prompt, completion + end
+
+
+def adds_bos(tokenizer) -> bool:
+    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+
+
+def lint(tokenizer, rows: list[dict], originals: list[tuple[list[Message], str, str]]) -> tuple[list[str | None], np.ndarray]:
+    """(what is wrong with each row or None; token counts of prompt, chosen, rejected), from tokenising just as TRL's trainer does.
+
+    Checked: the prompt's tokens open the whole; one BOS at most, and only first; the completion holds the answer's exact words, one
+    end-of-turn token, at its end, and no other special token; the whole equals the template's own tokens.
+    """
+    faults: list[str | None] = [None] * len(rows)
+    counts = np.zeros((len(rows), 3), dtype=int)
+    special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+    doubled = tokenizer.bos_token_id if adds_bos(tokenizer) else None  # elsewhere a template may open every turn with its BOS
+    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
+    counts[:, 0] = [len(ids) for ids in prompts]
+    for column in COLUMNS[1:]:
+        whole = tokenizer([row["prompt"] + row[column] for row in rows])["input_ids"]
+        for i, (row, ids, head) in enumerate(zip(rows, whole, prompts, strict=True)):
+            messages, answer = originals[i][0], originals[i][COLUMNS.index(column)]
+            body, tail = row[column].removesuffix(tokenizer.eos_token), ids[len(head) :]
+            counts[i, COLUMNS.index(column)] = len(tail)
+            template = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=True, return_dict=False)
+            if ids[: len(head)] != head:
+                faults[i] = "the prompt is tokenised differently once the answer follows"
+            elif doubled is not None and ids.count(doubled) > 1:
+                faults[i] = "two BOS tokens"
+            elif body.strip() != answer.strip():
+                faults[i] = f"{column}: the template turns the answer {answer[:40]!r} into {body[:40]!r}"
+            elif [t for t in tail if t in special] != [tokenizer.eos_token_id] or tail[-1] != tokenizer.eos_token_id:
+                faults[i] = f"{column}: holds a special token of this base in its text"
+            elif template[: len(ids)] != ids:
+                faults[i] = f"{column}: its tokens differ from those of the base's own chat template"
+    return faults, counts
+
+
+def split(questions: list[str], held_out: int, threshold: float, seed: int | None) -> list[bool]:
+    """True for the rows to hold out: whole groups of equal and near-equal questions, chosen by seed, until `held_out` are there."""
+    near = Near(threshold)
+    parent: list[int] = []
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for i, text in enumerate(questions):
+        parent.append(i)
+        matches = near.matches(text)
+        near.add(text)
+        for other in matches:
+            parent[root(i)] = root(other)
+    groups = defaultdict(list)
+    for i in range(len(questions)):
+        groups[root(i)].append(i)
+    order = sorted(groups.values(), key=lambda group: sha256(" ".join(sorted(questions[i] for i in group))))
+    random.Random(seed).shuffle(order)
+    held: set[int] = set()
+    for group in order:
+        if len(held) + len(group) <= held_out:
+            held.update(group)
+    return [i in held for i in range(len(questions))]
+
+
+def load_tokenizer(base_model: str):
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_model)
+    except Exception as error:  # OSError, HTTP errors, gated repositories
+        words = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer of {base_model} could not be loaded ({words}). A gated model needs its licence accepted and `hf auth login`") from None
+    if not tokenizer.chat_template:
+        raise UserError(f"{base_model}: its tokenizer has no chat template; use an instruct model as base")
+    return tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", help="a file, or the id of a Hub data set")
+    parser.add_argument("out", type=Path, help="folder for train.jsonl, val.jsonl, heldout.jsonl and stats.json")
+    parser.add_argument("--base", type=Path, required=True, help="the Axolotl YAML of the base")
+    parser.add_argument("--profile", default="paper")
+    args = parser.parse_args()
+    settings = config.load(args.profile)
+    base = config.read_yaml(args.base, "an Axolotl configuration")
+    raw, places = read_pairs(args.pairs)
+    if len(raw) < 2:
+        raise UserError(f"{args.pairs}: {len(raw)} rows; at least two are needed, one to train on and one to hold out")
+    originals = [conversation(row, place) for row, place in zip(raw, places, strict=True)]
+    tokenizer = load_tokenizer(base["base_model"])
+
+    rows = []
+    for (messages, chosen, rejected), place in zip(originals, places, strict=True):
+        try:
+            (prompt, good), (_, bad) = render(tokenizer, messages, chosen), render(tokenizer, messages, rejected)
+        except ValueError as error:
+            raise UserError(f"{place}: {error} ({base['base_model']})") from None
+        rows.append({"prompt": prompt, "chosen": good, "rejected": bad})
+    faults, counts = lint(tokenizer, rows, originals)
+    wrong = [f"{place}: {fault}" for place, fault in zip(places, faults, strict=True) if fault]
+    if wrong:
+        raise UserError(f"{wrong[0]}" + (f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""))
+
+    limit = base["sequence_len"]
+    too_long = counts[:, 0] + counts[:, 1:].max(axis=1) > limit
+    same = np.array([row["chosen"] == row["rejected"] for row in rows])
+    keep = np.flatnonzero(~too_long & ~same)
+    if len(keep) < 2:
+        raise UserError(f"{args.pairs}: only {len(keep)} rows are left ({too_long.sum()} longer than sequence_len {limit}, {same.sum()} with equal answers)")
+    wanted = max(1, min(settings.held_out, len(keep) // 5))
+    held = split([" ".join(m["content"] for m in originals[i][0]) for i in keep], wanted, settings.questions.near_duplicate, settings.seed)
+    if not any(held) or all(held):
+        raise UserError(f"{args.pairs}: all questions are near-duplicates of one another, so none can be held out from training")
+
+    spaced = sum(any(answer_text(raw[i][c]) != answer_text(raw[i][c]).strip() for c in COLUMNS[1:]) for i in keep)
+    parts = {name: [i for i, h in zip(keep, held, strict=True) if h == flag] for name, flag in (("train", False), ("val", True))}
+    for name, part in parts.items():
+        write_jsonl(args.out / f"{name}.jsonl", [rows[i] for i in part])
+    write_jsonl(args.out / "heldout.jsonl", [heldout_row(raw[i], originals[i]) for i in parts["val"]])
+    kept = counts[keep]
+    percentiles = {name: {f"p{p}": int(np.percentile(column, p)) for p in (5, 50, 95, 100)} for name, column in zip(COLUMNS, kept.T, strict=True)}
+    stats = {
+        "source": args.pairs,
+        "source_sha256": sha256(Path(args.pairs).read_bytes()) if Path(args.pairs).exists() else sha256(json.dumps(raw)),
+        "base_model": base["base_model"],
+        "chat_template_sha256": sha256(tokenizer.chat_template),
+        "rows": len(raw),
+        "train": len(parts["train"]),
+        "val": len(parts["val"]),
+        "dropped": {"longer than sequence_len": int(too_long.sum()), "equal answers": int((same & ~too_long).sum())},
+        "answers with outer white space": spaced,
+        "tokens": percentiles,
+        "train_tokens": int(counts[parts["train"]].sum() + counts[parts["train"], 0].sum()),  # the prompt goes with both answers
+    }
+    write_json(args.out / "stats.json", stats)
+
+    for i in parts["train"][:2]:
+        print(f"--- a row as it is trained on ({places[i]})")
+        print("\n".join(f"{column:8} {rows[i][column]!r}" for column in COLUMNS))
+    print(f"--- tokens of {base['base_model']} (sequence_len {limit})\n" + f"{'':8} {'p5':>6} {'p50':>6} {'p95':>6} {'max':>6}")
+    for column, values in percentiles.items():
+        print(f"{column:8} " + " ".join(f"{v:6}" for v in values.values()))
+    dropped = ", ".join(f"{count} {reason}" for reason, count in stats["dropped"].items())
+    print(f"{len(parts['train'])} train and {len(parts['val'])} val rows in {args.out}; dropped: {dropped}")
+    if spaced:
+        print(f"  {spaced} rows had answers with white space around them, which was taken off")
+
+
+def heldout_row(row: dict, original: tuple[list[Message], str, str]) -> dict:
+    messages, chosen, rejected = original
+    id_ = row.get("id") or sha256(json.dumps(messages, ensure_ascii=False))[:12]
+    return {"id": str(id_), "kind": row.get("kind") or "given", "messages": messages, "chosen": chosen, "rejected": rejected}
+
+
+if __name__ == "__main__":
+    entry(main)

@@ -1,0 +1,114 @@
+"""One self-contained HTML file, and the same as Markdown: data ledger, training, comparison, ten pairs of answers, provenance.
+
+    python -m eval.report out/tiny --data data/tiny/tiny
+
+Every number is read from a file of the run, named beside it. The page loads nothing from anywhere.
+"""
+
+import argparse
+import base64
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import jinja2
+
+from datagen.config import read_yaml
+from datagen.files import UserError, entry, read_json, read_text, sha256, write_text
+from eval.surface import compare, read_answers, show, told_apart
+
+SHOWN = 10  # pairs of answers side by side
+HERE = Path(__file__).parent
+
+
+def ledger(data: Path) -> dict | None:
+    """The data set's own ledger; None for pairs that were not generated here."""
+    path = data.parent / "ledger.json"
+    return {"path": str(path), **read_json(path)} if path.exists() else None
+
+
+def sample(answers: list[dict]) -> list[dict]:
+    """Ten of the answers, in the order of the hashes of their questions: chosen by no one."""
+    rows = sorted(answers, key=lambda row: sha256(json.dumps(row["messages"])))[:SHOWN]
+    return [{"question": row["messages"][-1]["content"], "base": row["base"], "tuned": row["tuned"]} for row in rows]
+
+
+def provenance(run: Path, data: Path, config: dict, meta: dict) -> list[tuple[str, str]]:
+    done, merged = read_json(run / "done"), read_json(run / "merged" / "merge.json")
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip() or "not a git checkout"
+    return [
+        ("run", f"{run / 'run.yaml'}, sha256 {sha256((run / 'run.yaml').read_bytes())[:16]}"),
+        ("base model", config["base_model"]),
+        ("training data", f"{data / 'train.jsonl'}, sha256 {sha256((data / 'train.jsonl').read_bytes())[:16]}"),
+        ("adapter", f"sha256 {sha256((run / 'adapter' / 'adapter_model.safetensors').read_bytes())[:16]}"),
+        (
+            "merge check",
+            f"largest logit difference {merged['largest relative logit difference']:.1e} of the spread (limit {merged['limit']}), on {merged['prompts']} prompts",
+        ),
+        ("trained at commit", f"{done['commit'] or 'not a git checkout'}, {done['seconds']:.0f} s on {done['gpus'] or 'no'} GPU(s)"),
+        ("reported at commit", commit),
+        ("versions", ", ".join(f"{name} {version}" for name, version in done["versions"].items())),
+        ("training seed", str(config["seed"])),
+        ("answers", f"{meta['base']} against {meta['tuned']}, no system prompt, " + ", ".join(f"{k} {v}" for k, v in meta["sampling"].items())),
+        ("held-out questions", f"{data / 'heldout.jsonl'}, sha256 {meta['heldout_sha256'][:16]}"),
+    ]
+
+
+def collect(run: Path, data: Path) -> dict:
+    """Everything the templates print. Raises UserError for a missing file, naming the command that makes it."""
+    answers = read_answers(run / "answers.jsonl")
+    config = read_yaml(run / "run.yaml", "the run's configuration")
+    meta, stats = read_json(run / "answers.meta.json"), read_json(data / "stats.json")
+    if meta["heldout_sha256"] != sha256((data / "heldout.jsonl").read_bytes()):
+        raise UserError(f"{run / 'answers.jsonl'} answers other questions than {data / 'heldout.jsonl'}; run `make eval` again")
+    told = told_apart(answers)
+    return {
+        "run": run.name,
+        "folder": str(run),
+        "data": str(data),
+        "ledger": ledger(data),
+        "stats": stats,
+        "config": {
+            k: config[k]
+            for k in ("learning_rate", "num_epochs", "micro_batch_size", "gradient_accumulation_steps", "lora_r", "lora_alpha", "lora_dropout", "rl_beta", "optimizer")
+        },
+        "metrics": read_json(run / "metrics.json"),
+        "measures": [
+            {"measure": row["measure"]} | {who: show(row[who], row["share"], who == "difference") for who in ("base", "tuned", "difference")} for row in compare(answers)
+        ],
+        "questions": len(answers),
+        "told": {"count": told["told"], "n": told["n"], "text": show((told["share"], *told["interval"]), True)},
+        "answers": sample(answers),
+        "provenance": provenance(run, data, config, meta),
+    }
+
+
+def render(context: dict, figure_svg: str) -> tuple[str, str]:
+    """(HTML, Markdown). Model text is escaped in both: it is shown, never run."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["cell"] = lambda text: re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", str(text)).replace("\n", "<br>")
+    html = environment.overlay(autoescape=True)
+    html.filters["cell"] = environment.filters["cell"]
+    figure = "data:image/svg+xml;base64," + base64.b64encode(figure_svg.encode()).decode()
+    return html.get_template("report.html.j2").render(context, figure=figure), environment.get_template("report.md.j2").render(context)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the run: out/<run>")
+    parser.add_argument("--data", type=Path, required=True, help="its rendered data: data/<set>/<base>")
+    args = parser.parse_args()
+    context = collect(args.run, args.data)
+    html, markdown = render(context, read_text(args.run / "margins.svg", "the figure, from `make train`"))
+    write_text(args.run / "report.md", markdown)
+    write_text(args.run / "report.html", html)
+    metrics, told = context["metrics"], context["told"]
+    low, high = metrics["held-out accuracy interval"]
+    print(f"reward accuracy on {metrics['held-out pairs']} held-out pairs: {metrics['held-out accuracy']:.3f} [{low:.3f}, {high:.3f}]")
+    print(f"tuned answers told from the base's, in the right direction: {told['count']} of {told['n']}, {told['text']}")
+    print(f"{args.run / 'report.html'} and report.md")
+
+
+if __name__ == "__main__":
+    entry(main)

@@ -1,0 +1,100 @@
+"""The report: every number from its file, self-contained, and safe to open.  .venv/bin/python -m pytest tests/test_report.py"""
+
+import json
+import re
+
+import pytest
+from conftest import one_line, run
+
+from datagen.files import sha256
+
+EVIL = "<script>alert(1)</script> ![x](http://evil.example/a.png) | a `b` **c**\n<img src=http://evil.example/b>"
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A finished run of three answers, with the smallest files that `eval.report` reads."""
+    folder, data = tmp_path / "out/r", tmp_path / "data/s/b"
+    for path in (folder / "merged", folder / "adapter", data):
+        path.mkdir(parents=True)
+    config = {"base_model": "some/base", "seed": 42, "learning_rate": 0.1, "num_epochs": 1, "micro_batch_size": 2, "gradient_accumulation_steps": 8, "lora_r": 8}
+    config |= {"lora_alpha": 4, "lora_dropout": 0.05, "rl_beta": 0.1, "optimizer": "adamw_torch"}
+    (folder / "run.yaml").write_text(json.dumps(config))
+    (folder / "adapter/adapter_model.safetensors").write_bytes(b"weights")
+    (folder / "done").write_text(json.dumps({"commit": "abc1234", "seconds": 61.0, "processes": 1, "gpus": 0, "versions": {"axolotl": "0.19.0"}}))
+    (folder / "merged/merge.json").write_text(json.dumps({"prompts": 4, "largest relative logit difference": 2e-7, "limit": 1e-4}))
+    metrics = {"steps": 58, "held-out pairs": 60, "held-out accuracy": 0.95, "held-out accuracy interval": [0.863, 0.983], "held-out margin": 4.2, "held-out loss": 0.1}
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"first train margin": 0.0, "last train margin": 5.0}))
+    (folder / "margins.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    for name in ("train", "heldout"):
+        (data / f"{name}.jsonl").write_text("{}")
+    tokens = {name: {"p5": 1, "p50": 20, "p95": 30, "p100": 41} for name in ("prompt", "chosen", "rejected")}
+    dropped = {"longer than sequence_len": 1, "equal answers": 0}
+    (data / "stats.json").write_text(
+        json.dumps({"source": "x.jsonl", "base_model": "some/base", "rows": 501, "train": 440, "val": 60, "dropped": dropped, "tokens": tokens})
+    )
+    ledger = {"questions": {"items": 700, "kept": 520}, "pairs": {"asked": 503, "accepted": 501, "reasons": {"truncated": 2}}}
+    (data.parent / "ledger.json").write_text(json.dumps(ledger))
+    answers = [
+        {
+            "id": str(i),
+            "kind": "general",
+            "messages": [{"role": "user", "content": f"Question {i}?"}],
+            "base": "In general, it is advisable.",
+            "tuned": f"Oh, I'd say {EVIL}",
+            "finish": ["stop", "stop"],
+        }
+        for i in range(3)
+    ]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    meta = {"base": "base-1", "tuned": "tuned-1", "sampling": {"temperature": 1.0, "seed": 1}, "heldout_sha256": sha256(b"{}")}
+    (folder / "answers.meta.json").write_text(json.dumps(meta))
+    return folder, data
+
+
+def report(made, status=0):
+    return run("eval.report", made[0], "--data", made[1], status=status)
+
+
+def test_both_forms_hold_the_ledger_the_figures_and_their_intervals(made):
+    report(made)
+    for name in ("report.html", "report.md"):
+        text = re.sub(r"<[^>]+>|\\", "", (made[0] / name).read_text())
+        for wanted in (
+            "3 of 3",
+            "100.0 % [43.9 %, 100.0 %]",
+            "0.950 [0.863, 0.983]",
+            "700",
+            "503",
+            "501",
+            "truncated",
+            "metrics.json",
+            "abc1234",
+            "axolotl 0.19.0",
+            "limit 0.0001",
+        ):
+            assert wanted in text, (name, wanted)
+
+
+def test_the_page_loads_nothing_from_anywhere(made):
+    report(made)
+    page = (made[0] / "report.html").read_text()
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == [] and "url(" not in page and "@import" not in page and "default-src 'none'" in page
+
+
+def test_model_text_is_shown_and_never_run(made):
+    report(made)
+    page, markdown = (made[0] / "report.html").read_text(), (made[0] / "report.md").read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "<img src=http" not in page
+    assert "![x](" not in markdown and "<script" not in markdown.replace("\\<script", "")
+    assert all(row.count(" | ") == 2 for row in markdown.splitlines() if row.startswith("| Question"))
+
+
+def test_answers_to_other_questions_than_the_data_are_refused(made):
+    (made[1] / "heldout.jsonl").write_text('{"id": "new"}')
+    assert "answers other questions than" in one_line(report(made, status=1)) and not (made[0] / "report.html").exists()
+
+
+def test_a_missing_file_is_named(made):
+    (made[0] / "answers.jsonl").unlink()
+    assert "answers.jsonl: there is no such file (answers, from `make eval`)" in one_line(report(made, status=1))
