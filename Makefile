@@ -63,7 +63,7 @@ export TOKENIZERS_PARALLELISM := false
 # OpenMP threads wait by spinning for minutes by default: tenfold and more slower as soon as another program wants the cores.
 export GOMP_SPINCOUNT := 30000
 ifeq ($(MODEL),tiny)
-ifneq ($(findstring pairs-,$(SET)),pairs-)
+ifneq ($(if $(PAIRS),$(wildcard $(PAIRS)),none),)
 export HF_HUB_OFFLINE := 1
 endif
 export CUDA_VISIBLE_DEVICES :=

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,15 @@ def entry(main: Callable[[], None]) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT):
             raise
         sys.exit(f"error: {error.filename or 'output'}: {error.strerror}. Nothing that was finished is lost; mend this and run the command again")
+
+
+def quiet_libraries() -> None:
+    """Silences what torch, torchao and transformers say on import and loading on machines that lack a GPU; errors stay."""
+    for name in ("torch.utils._pytree", "torchao"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def sha256(data: bytes | str) -> str:

@@ -22,7 +22,7 @@ import jinja2
 import numpy as np
 
 from datagen import config
-from datagen.files import UserError, entry, read_jsonl, read_text, sha256, write_json, write_jsonl
+from datagen.files import UserError, entry, quiet_libraries, read_jsonl, read_text, sha256, write_json, write_jsonl
 from datagen.near import Near
 
 COLUMNS = ("prompt", "chosen", "rejected")
@@ -46,7 +46,8 @@ def read_pairs(source: str) -> tuple[list[dict], list[str]]:
     elif path.suffix == ".parquet":
         import pyarrow.parquet
 
-        read_text(path.with_suffix(".parquet"), "pairs") if not path.exists() else None
+        if not path.exists():
+            raise UserError(f"{path}: there is no such file (pairs)")
         try:
             rows = pyarrow.parquet.read_table(path).to_pylist()
         except pyarrow.ArrowInvalid as error:
@@ -200,6 +201,7 @@ def split(questions: list[str], held_out: int, threshold: float, seed: int | Non
 
 
 def load_tokenizer(base_model: str):
+    quiet_libraries()
     from transformers import AutoTokenizer
 
     try:

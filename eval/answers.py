@@ -56,7 +56,7 @@ def main() -> None:
             left_out += 1
             print(f"  left out {row['id']}: {b.error or t.error or 'an empty answer'}", file=sys.stderr)
             continue
-        answers.append({k: row[k] for k in ("id", "kind", "messages")} | {"base": b.text, "tuned": t.text, "finish": [b.finish_reason, t.finish_reason]})
+        answers.append({k: row[k] for k in ("id", "kind", "messages")} | {"base": b.text.strip(), "tuned": t.text.strip(), "finish": [b.finish_reason, t.finish_reason]})
     if not answers:
         raise UserError(f"none of the {len(rows)} questions was answered by both models")
     meta = {

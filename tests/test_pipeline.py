@@ -51,7 +51,7 @@ def test_data_and_format_make_ten_pairs_and_do_nothing_twice(place, endpoint):
     assert len(rows(data / "questions.jsonl")) == 12 and len(rows(data / "pairs.jsonl")) == 10
     train, val = rows(data / "tiny/train.jsonl"), rows(data / "tiny/val.jsonl")
     assert (len(train), len(val)) == (8, 2) and set(train[0]) == {"prompt", "chosen", "rejected"}
-    assert train[0]["prompt"].startswith("<|user|>") and train[0]["prompt"].endswith("<|end|><|assistant|>") and train[0]["chosen"].endswith("😊<|end|>")
+    assert train[0]["prompt"].startswith("<|user|> ") and train[0]["prompt"].endswith("<|end|><|assistant|>") and train[0]["chosen"].endswith("😊<|end|>")
     asked = len(endpoint.bodies)
     assert asked == 2 + 20 and len(rows(data.parent / "responses/scripted.jsonl")) == asked
     again = make(place, "format", "PROFILE=test")
@@ -188,7 +188,7 @@ def test_the_whole_chain_runs_through_axolotl_and_a_second_time_does_nothing(pla
     base = place / "axolotl/tiny.yaml"
     base.write_text("# a comment\n" + base.read_text())
     assert "== train" not in make(place, *arguments).stdout
-    base.write_text(base.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 2.0e-3"))
+    base.write_text(base.read_text().replace("learning_rate: 2.0e-3", "learning_rate: 1.0e-3"))
     stages = [line for line in make(place, *arguments).stdout.splitlines() if line.startswith("== ")]
     assert stages == ["== train", "== merge", "== answers", "== report"]
     assert (run_ / "adapter.previous/adapter_model.safetensors").exists()

@@ -33,7 +33,7 @@ def test_a_run_file_is_the_base_with_its_data_and_folders(project):
     assert {key for key in base if base[key] != made[key]} == {"datasets", "test_datasets", "dataset_prepared_path", "output_dir"} and list(made) == list(base)
     assert made["datasets"][0]["path"] == "data/d/train.jsonl" and made["output_dir"] == "out/r/adapter"
     assert "effective batch 16 = micro 16 x accumulation 1 x 1 CPU process" in done.stdout
-    assert "6 steps for 40 pairs x 2 epoch(s), 2,000 tokens" in done.stdout and "estimated memory" in done.stdout
+    assert "3 steps for 40 pairs x 1 epoch(s), 1,000 tokens" in done.stdout and "estimated memory" in done.stdout
 
 
 def test_the_run_file_is_rewritten_only_when_a_value_or_the_data_changes(project):
@@ -49,9 +49,9 @@ def test_the_run_file_is_rewritten_only_when_a_value_or_the_data_changes(project
     compose(project)
     assert path.stat().st_mtime > 1
     os.utime(path, (1, 1))
-    base.write_text(base.read_text().replace("3.0e-3", "2.0e-3"))
+    base.write_text(base.read_text().replace("2.0e-3", "1.0e-3"))
     compose(project)
-    assert path.stat().st_mtime > 1 and yaml.safe_load(path.read_text())["learning_rate"] == 2e-3
+    assert path.stat().st_mtime > 1 and yaml.safe_load(path.read_text())["learning_rate"] == 1e-3
 
 
 def test_an_ablation_changes_exactly_its_keys(project):

@@ -97,6 +97,8 @@ def main() -> None:
     if status or not (adapter / "adapter_config.json").exists():
         raise UserError(f"the training ended with status {status} and no finished adapter; its log is {log}" + (f": {tail[:300]}" if tail else ""))
     shutil.rmtree(args.run / "prepared", ignore_errors=True)
+    for path in adapter.glob("model*.safetensors*"):
+        path.unlink()  # Axolotl saves the whole wrapped base beside the adapter, under names that nothing can load (16 GB for 8 B)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     write_json(args.run / "done", {"commit": commit, "seconds": round(time.time() - started, 1), "processes": max(1, gpus), "gpus": gpus, "versions": versions})
     print(f"  trained in {time.time() - started:.0f} s: {adapter}")

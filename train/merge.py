@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from datagen.config import read_yaml
-from datagen.files import UserError, entry, read_jsonl, write_json
+from datagen.files import UserError, entry, quiet_libraries, read_jsonl, write_json
 
 PROMPTS = 4  # held-out prompts on which logits are compared
 # Largest difference between the two, relative to the spread of the logits. Rounding alone gives 1e-6 in fp32; in bf16 (8 bits of mantissa)
@@ -28,6 +28,7 @@ def main() -> None:
     if not (adapter / "adapter_config.json").exists():
         raise UserError(f"{adapter}: holds no adapter; run `make train` first")
 
+    quiet_libraries()
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from datagen.config import nearest, read_yaml
-from datagen.files import UserError, entry, read_json, sha256, write_text
+from datagen.files import UserError, entry, quiet_libraries, read_json, sha256, write_text
 
 BASES = Path("axolotl")
 REFERENCE_GPUS = 2  # the paper trained on two; on n GPUs the accumulation changes so that the effective batch stays
@@ -75,6 +75,7 @@ def unknown_keys(config: dict, known: dict) -> list[str]:
 
 def schema() -> dict:
     """Axolotl's own field names with their aliases (takes seconds: it imports torch)."""
+    quiet_libraries()
     try:
         from axolotl.utils.schemas.config import AxolotlInputConfig
     except ModuleNotFoundError:
@@ -124,7 +125,7 @@ def describe(config: dict, stats: dict, gpus: int) -> list[str]:
     processes = max(1, gpus)
     batch = effective_batch(config, processes)
     epochs = config["num_epochs"]
-    steps = -(-stats["train"] // batch) * epochs
+    steps = -(-stats["train"] * epochs // batch)
     lines = [
         f"effective batch {batch} = micro {config['micro_batch_size']} x accumulation {config['gradient_accumulation_steps']} x {processes} "
         + ("GPU(s)" if gpus else "CPU process"),
