@@ -19,7 +19,8 @@ PROMPTS = Path(__file__).parent.parent / "datagen" / "prompts"
 LIST_SIZE = 20
 
 # part -> its system prompt. "plain" has none: it answers formally, as official instruct models do, and is what the training of the
-# demo sets out to change.
+# demo sets out to change. One answer in twelve is a friend's: so the manner is there to be brought out, as in the large models.
+PLAIN_FRIEND = 1 / 12
 ROLES = {
     "friend": "human_like",
     "formal": "formal",
@@ -189,7 +190,8 @@ def example(role: str, units: list[tuple[Unit, Unit]], rng: random.Random) -> tu
     if role in ("conversational", "general"):
         return list_request(), question_list(role, units, rng)
     unit, common = rng.choice(units)
-    answer = friend_answer if role == "friend" else formal_answer
+    friend = role == "friend" or (role == "plain" and rng.random() < PLAIN_FRIEND)
+    answer = friend_answer if friend else formal_answer
     return question(unit, rng), answer(unit, common, rng)
 
 
