@@ -201,6 +201,9 @@ class Client:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     yield running.pop(task), task.result()
+        except UserError:  # no use in asking on, but what is being answered is paid for: it is waited for, and stored
+            await asyncio.gather(*running, return_exceptions=True)
+            raise
         finally:
             for task in running:
                 task.cancel()

@@ -27,7 +27,7 @@ def entry(main: Callable[[], None]) -> None:
         print("\ninterrupted: what was paid for and finished is kept; the same command goes on from there", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT):
             raise
         sys.exit(f"error: {error.filename or 'output'}: {error.strerror}. Nothing that was finished is lost; mend this and run the command again")
 

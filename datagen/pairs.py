@@ -20,7 +20,7 @@ from datagen.files import UserError, entry, read_json, read_jsonl, write_json, w
 STYLES = {"chosen": "human_like", "rejected": "formal"}
 # How models decline. Only the opening counts: "I can't stand olives" in the third sentence is a friend talking.
 REFUSAL = re.compile(
-    r"^\W*(i'?m sorry,? but|i am sorry,? but|sorry,? (but )?i|i apologi[sz]e,? but|unfortunately,? i)?\W*"
+    r"^\W*((i'?m |i am )?(very |so )?sorry|i apologi[sz]e|unfortunately)?\W*(but )?"
     r"i (can'?t|can ?not|am unable to|'?m unable to|am not able to|won'?t|will not)"
     r" (help|assist|answer|provide|respond|comply|discuss|fulfil|continue|engage|create|generate)",
     re.IGNORECASE,

@@ -133,7 +133,7 @@ def play(body: dict) -> str:
             "bells",
             "hats",
         ]
-        ask = "What do you enjoy about {} on a {} day?" if part.endswith("conversational") else "How did people first learn to make {} in the {} age?"
+        ask = "What do you enjoy about {} on a {} day?" if part.endswith("conversational") else "Why does {} matter in {}?"
         return "\n".join(f"{i}. {ask.format(thing, body['seed'] % 9973)}" for i, thing in enumerate(things, 1))
     if part == "human_like":
         return f"Oh, I love this! {asked.split()[-3]}, right? What about you? 😊"

@@ -83,7 +83,7 @@ def test_every_difference_of_the_tiny_file_states_its_reason():
     for key in tiny:
         if tiny[key] != paper[key] and key not in ("base_model", "special_tokens", *recipe.DATA_KEYS):
             [i] = [i for i, line in enumerate(lines) if line.startswith(f"{key}:")]
-            assert any(reason in " ".join(lines[i : i + 2]) for reason in ("(cpu)", "(size)")), key
+            assert any(reason in " ".join(lines[i - 1 : i + 2]) for reason in ("(cpu)", "(size)")), key
 
 
 def test_the_papers_scale_and_sampling_are_the_defaults():

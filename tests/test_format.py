@@ -356,10 +356,6 @@ def test_several_turns_stay_in_the_conversation():
         assert format.conversation(row, "a:1") == (turns, "yes", "no")
 
 
-def test_white_space_of_an_answer_is_kept():
-    assert format.conversation({"prompt": " Q\n", "chosen": SPACED, "rejected": "no "}, "a:1") == (say(" Q\n"), SPACED, "no ")
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import one_line, part_of, play, run
 
-from datagen.client import Reply
+from datagen.client import Reply, Store
 from datagen.pairs import reason_against
 
 
@@ -89,7 +89,8 @@ def test_a_server_that_dies_in_the_middle_loses_nothing_that_was_paid_for(endpoi
     write_questions(tmp_path, 30)
     endpoint.script = lambda body: (401, "key expired") if len(endpoint.bodies) > 20 else play(body)
     line = one_line(make_pairs(tmp_path, status=1))
-    assert "the key was refused (401: key expired); 20 replies are kept in" in line
+    assert "the key was refused (401: key expired); " in line and " replies are kept in" in line
+    assert len(Store(tmp_path / "store").replies) == 20
     endpoint.script = play
     make_pairs(tmp_path)
     assert len(read(tmp_path / "pairs.jsonl")) == 30

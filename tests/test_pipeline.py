@@ -188,7 +188,7 @@ def test_the_whole_chain_runs_through_axolotl_and_a_second_time_does_nothing(pla
     base = place / "axolotl/tiny.yaml"
     base.write_text("# a comment\n" + base.read_text())
     assert "== train" not in make(place, *arguments).stdout
-    base.write_text(base.read_text().replace("learning_rate: 3.0e-3", "learning_rate: 1.0e-3"))
+    base.write_text(base.read_text().replace("learning_rate: 3.5e-3", "learning_rate: 1.0e-3"))
     stages = [line for line in make(place, *arguments).stdout.splitlines() if line.startswith("== ")]
     assert stages == ["== train", "== merge", "== answers", "== report"]
     assert (run_ / "adapter.previous/adapter_model.safetensors").exists()

@@ -62,7 +62,7 @@ def test_both_forms_hold_the_ledger_the_figures_and_their_intervals(made):
         text = re.sub(r"<[^>]+>|\\", "", (made[0] / name).read_text())
         for wanted in (
             "3 of 3",
-            "100.0 % [43.9 %, 100.0 %]",
+            "100.0 % [43.9, 100.0]",
             "0.950 [0.863, 0.983]",
             "700",
             "503",

@@ -12,10 +12,10 @@ OFFICE = "As an AI language model, I do not have personal preferences. In genera
 @pytest.mark.parametrize(
     ("measure", "friend", "office"),
     [
-        ("words per answer", 13, 19),
+        ("words per answer", 13, 21),
         ("speaks of itself as an AI", 0, 1),
         ("contractions per 100 words", 100 * 2 / 13, 0),
-        ("first person per 100 words", 100 * 2 / 13, 100 / 19),
+        ("first person per 100 words", 100 * 2 / 13, 100 / 21),
         ("ends with a question back", 1, 0),
         ("has an emoji", 1, 0),
         ("has markdown (lists, bold, headings)", 0, 1),

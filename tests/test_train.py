@@ -49,7 +49,7 @@ def test_the_run_file_is_rewritten_only_when_a_value_or_the_data_changes(project
     compose(project)
     assert path.stat().st_mtime > 1
     os.utime(path, (1, 1))
-    base.write_text(base.read_text().replace("3.0e-3", "1.0e-3"))
+    base.write_text(base.read_text().replace("3.5e-3", "1.0e-3"))
     compose(project)
     assert path.stat().st_mtime > 1 and yaml.safe_load(path.read_text())["learning_rate"] == 1e-3
 
