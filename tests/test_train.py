@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -126,6 +128,8 @@ def test_a_step_of_the_trainer_is_shown_in_one_short_line():
 
 def test_a_training_that_outlived_its_make_is_ended(tmp_path):
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "axolotl.cli.train"], start_new_session=True)
+    while not Path(f"/proc/{orphan.pid}/cmdline").read_bytes():  # the program is still being loaded
+        time.sleep(0.01)
     (tmp_path / "train.pid").write_text(str(orphan.pid))
     launch.end_leftover(tmp_path / "train.pid")
     assert orphan.wait(10) == -9
