@@ -105,7 +105,10 @@ class Store:
 
 
 class Client:
-    """One endpoint and its store. Raises UserError when the endpoint cannot be used at all; a single failed request is a Reply that says so."""
+    """One endpoint and its store, used as `async with Client(...) as client`.
+
+    Raises UserError when the endpoint cannot be used at all; a single failed request is a Reply that says so.
+    """
 
     def __init__(self, endpoint: Endpoint, store: Path, url: str | None = None):
         self.endpoint, self.store, self.url = endpoint, Store(store), url or endpoint.url
@@ -113,6 +116,12 @@ class Client:
         self.checking, self.checked = asyncio.Lock(), False
         # openai refuses an empty key even where the server asks for none (vLLM, llama.cpp).
         self.api = openai.AsyncOpenAI(base_url=self.url, api_key=endpoint.key or "none", timeout=endpoint.timeout, max_retries=endpoint.retries)
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self.api.close()  # in the loop that opened its connections
 
     @property
     def where(self) -> str:

@@ -78,6 +78,13 @@ async def answer(questions: list[dict], settings: config.Settings, client: Clien
     return accepted, rejects, ledger
 
 
+async def generate(questions: list[dict], settings: config.Settings, store: Path) -> tuple[list[dict], list[dict], Counter]:
+    async with Client(settings.endpoint, store) as client:
+        made = await answer(questions, settings, client)
+        print(f"  {client.sent} replies paid for, {client.cached} taken from {store}")
+        return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", type=Path)
@@ -87,8 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = config.load(args.profile)
     questions = read_jsonl(args.questions, "questions, from `make data`")
-    client = Client(settings.endpoint, args.store)
-    accepted, rejects, ledger = asyncio.run(answer(questions, settings, client))
+    accepted, rejects, ledger = asyncio.run(generate(questions, settings, args.store))
     tokens = {k: ledger.pop(k, 0) for k in ("prompt_tokens", "completion_tokens")}
     report = {
         "questions": read_json(args.questions.with_name("questions.ledger.json")),
@@ -97,7 +103,6 @@ def main() -> None:
     assert report["pairs"]["asked"] == len(accepted) + ledger.total(), report
     write_jsonl(args.out.with_name("rejects.jsonl"), rejects)
     write_json(args.out.with_name("ledger.json"), report)
-    print(f"  {client.sent} replies paid for, {client.cached} taken from {args.store}")
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(ledger.items())) or "none"
     if not accepted:
         raise UserError(f"no pair was accepted (rejected: {reasons}); see {args.out.with_name('rejects.jsonl')}")

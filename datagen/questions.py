@@ -138,6 +138,13 @@ async def collect(settings: config.Settings, client: Client) -> Collector:
     return collector
 
 
+async def generate(settings: config.Settings, store: Path) -> Collector:
+    async with Client(settings.endpoint, store) as client:
+        collector = await collect(settings, client)
+        print(f"  {client.sent} requests sent, {client.cached} answered from {store}")
+        return collector
+
+
 def take(path: Path, threshold: float, seed: int | None) -> Collector:
     """The user's own questions: one a line, or JSON lines with `text`, `question` or `prompt`. Shuffled by seed, so a part is a sample."""
     if path.suffix in (".jsonl", ".json"):
@@ -165,12 +172,8 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("data/responses"))
     args = parser.parse_args()
     settings = config.load(args.profile)
-    if args.source:
-        collector = take(args.source, settings.questions.near_duplicate, settings.seed)
-    else:
-        client = Client(settings.endpoint, args.store)
-        collector = asyncio.run(collect(settings, client))
-        print(f"  {client.sent} requests sent, {client.cached} answered from {args.store}")
+    given = args.source and take(args.source, settings.questions.near_duplicate, settings.seed)
+    collector = given or asyncio.run(generate(settings, args.store))
     write_json(args.out.with_name("questions.ledger.json"), dict(collector.ledger))
     write_jsonl(args.out, collector.rows)
     dropped = {k: v for k, v in collector.ledger.items() if k in ("cut off", "not a question", "duplicate", "near-duplicate", "more than asked for")}

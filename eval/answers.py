@@ -19,12 +19,13 @@ from datagen.files import UserError, entry, read_jsonl, sha256, write_json, writ
 
 async def answer(rows: list[dict], settings: config.Settings, url: str, model: str, revision: str, store: Path) -> tuple[str, list[Reply]]:
     """(the model's name at its endpoint, its replies in the order of `rows`)."""
-    client = Client(settings.endpoint, store, url)
-    model = await client.resolve(model)
-    asked = (
-        Request.of(settings.answers, model, [(m["role"], m["content"]) for m in row["messages"]], settings.seed, revision=revision, tag=i) for i, row in enumerate(rows)
-    )
-    replies = {request.tag: reply async for request, reply in client.replies(asked)}
+    async with Client(settings.endpoint, store, url) as client:
+        model = await client.resolve(model)
+        asked = (
+            Request.of(settings.answers, model, [(m["role"], m["content"]) for m in row["messages"]], settings.seed, revision=revision, tag=i)
+            for i, row in enumerate(rows)
+        )
+        replies = {request.tag: reply async for request, reply in client.replies(asked)}
     print(f"{model}: {len(replies)} answers, {client.sent} new and {client.cached} from {store}")
     return model, [replies[i] for i in range(len(rows))]
 

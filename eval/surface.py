@@ -128,7 +128,7 @@ def told_apart(answers: list[dict]) -> dict:
 
 
 def show(value: tuple[float, float, float], share: bool, signed: bool = False) -> str:
-    scale, unit = (100, " %") if share else (1, "")
+    scale, unit = (100, " points" if signed else " %") if share else (1, "")
     form = "{:+.1f}" if signed else "{:.1f}"
     return f"{form.format(value[0] * scale)}{unit} [{form.format(value[1] * scale)}, {form.format(value[2] * scale)}]"
 

@@ -25,7 +25,8 @@ def make(url, store, **changes):
 
 def ask(client, *requests):
     async def go():
-        return {request: reply async for request, reply in client.replies(requests)}
+        async with client:
+            return {request: reply async for request, reply in client.replies(requests)}
 
     return asyncio.run(go())
 
