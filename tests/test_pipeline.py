@@ -165,6 +165,8 @@ def test_the_whole_chain_runs_through_axolotl_and_a_second_time_does_nothing(pla
     endpoint.script = play
     arguments = ("report", "PROFILE=test")
     shutil.copytree(ROOT / "tiny/model", place / "tiny/model", dirs_exist_ok=True)
+    base = place / "axolotl/tiny.yaml"
+    base.write_text(base.read_text().replace("micro_batch_size: 16", "micro_batch_size: 2").replace("warmup_steps: 4", "warmup_steps: 1"))
     make(place, *arguments)
     run_ = place / "out/tiny@test"
     for name in (
@@ -185,7 +187,6 @@ def test_the_whole_chain_runs_through_axolotl_and_a_second_time_does_nothing(pla
     times = {path: path.stat().st_mtime for path in run_.rglob("*")}
     assert "== " not in make(place, *arguments).stdout
     assert {path: path.stat().st_mtime for path in run_.rglob("*")} == times
-    base = place / "axolotl/tiny.yaml"
     base.write_text("# a comment\n" + base.read_text())
     assert "== train" not in make(place, *arguments).stdout
     base.write_text(base.read_text().replace("learning_rate: 3.5e-3", "learning_rate: 1.0e-3"))
