@@ -126,6 +126,10 @@ def test_the_status_of_the_command_is_passed_on(gguf, tmp_path):
     served(gguf, "sys.exit(7)", cwd=tmp_path, status=7)
 
 
+def heed_sigint():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job, as CI may be, starts with it ignored, and children inherit that
+
+
 def alive(port):
     try:
         return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
@@ -146,7 +150,14 @@ def test_the_server_ends_with_its_make_target_however_that_ends(gguf, tmp_path, 
         "import os, time; print(os.environ['OPENAI_BASE_URL'], flush=True); time.sleep(60)",
     ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=heed_sigint,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     process.stdout.readline()
     port = int(process.stdout.readline().split(":")[2].split("/")[0])
