@@ -20,6 +20,20 @@ PAIRS ?=
 QUESTIONS ?=
 # Settings of data generation: a profile of datagen/config.yaml.
 PROFILE ?= $(if $(filter tiny,$(MODEL)),tiny,paper)
+# Adds questions on the topics that a topics.json (of `make topics`) says are missing, up to a raised questions.count.
+FILL ?=
+# One machine's part of the questions, such as 3/16 (see the README); empty: all of them.
+SHARD ?=
+# The most that a data set may cost, in US dollars; empty: no cap.
+BUDGET_USD ?=
+# Where to publish a data set: org/name on the Hub.
+REPO ?=
+# 1: `make publish-data` writes the card and the files, and sends nothing.
+DRY_RUN ?=
+# 1: the published data set is public; empty: private.
+PUBLIC ?=
+# Licence of the published data set, where that of its generator model is not known.
+LICENCE ?=
 # GPUs to train on; empty: as many as there are.
 GPUS ?= $(if $(filter tiny,$(MODEL)),0,)
 # Names under which base and tuned model are served, for `make eval` (auto: the one model at OPENAI_BASE_URL, TUNED_BASE_URL).
@@ -27,7 +41,7 @@ BASE_MODEL ?= auto
 TUNED_MODEL ?= auto
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION PAIRS QUESTIONS PROFILE GPUS BASE_MODEL TUNED_MODEL PYTHON
+VARIABLES := MODEL ABLATION PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE GPUS BASE_MODEL TUNED_MODEL PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -39,6 +53,7 @@ ifeq ($(filter $(ABLATION),$(ABLATIONS)),)
 $(error there is no axolotl/ablations/$(ABLATION).yaml; ABLATION is one of: $(or $(ABLATIONS),(none yet)))
 endif
 endif
+export BUDGET_USD
 ifneq ($(word 2,$(PAIRS))$(word 2,$(QUESTIONS)),)
 $(error PAIRS and QUESTIONS cannot hold a space: make would take it for two files; rename the file or link to it)
 endif
@@ -51,6 +66,9 @@ READY_DATA := $(DATA)/$(MODEL)/stats.json
 RUN   := $(MODEL)$(if $(filter-out $(if $(filter tiny,$(MODEL)),tiny,paper),$(SET)),@$(SET))$(if $(ABLATION),+$(ABLATION))
 OUT   := out/$(RUN)
 STORE := data/responses
+PART  := $(DATA)$(if $(SHARD),/shards/$(subst /,of,$(SHARD)))
+# The pairs that are looked at and published: yours, or those made here.
+MINE  := $(or $(PAIRS),$(PART)/pairs.jsonl)
 
 PY    := .venv/bin/python
 READY := .venv/ready-$(shell cat requirements*.txt | sha256sum | cut -c1-12)
@@ -75,12 +93,12 @@ TINY_GGUF := out/tiny-base.gguf
 SERVED    := $(if $(filter tiny,$(PROFILE)),$(TINY_GGUF),)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo data format train merge eval report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data format train merge eval report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
 	@echo
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@awk '/^# / {text = substr($$0, 3)} /^[A-Z_]+ +\?=/ {print $$1 "\t" text}' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r name text; do printf '  %-12s now: %-10s %s\n' "$$name" "$$($(foreach v,$(VARIABLES),[ "$$name" != $(v) ] || printf '%s' '$($(v))';) true)" "$$text"; done
 	@echo
@@ -94,7 +112,19 @@ demo:  ## The whole method on the embedded model, on two CPU cores
 	@echo 'Open out/tiny/report.html (the same text: out/tiny/report.md)'
 	@[ -z "$${DISPLAY:-}$${WAYLAND_DISPLAY:-}" ] || $(PY) -m webbrowser -t out/tiny/report.html >/dev/null 2>&1 || true
 
-data: $(if $(PAIRS),$(READY_DATA),$(DATA)/pairs.jsonl)  ## Questions, both answers, filters: the pairs
+preview: $(SERVED) | $(READY)  ## A handful of pairs, what the filters say of them, and what the whole would cost
+	@$(SERVE) $(PY) -m datagen.preview --profile $(PROFILE) --store $(STORE) $(if $(QUESTIONS),--from $(QUESTIONS))
+
+data: $(if $(PAIRS),$(READY_DATA),$(PART)/pairs.jsonl)  ## Questions, both answers, filters: the pairs
+
+audit: $(if $(PAIRS),,$(MINE)) | $(READY)  ## What a preference data set teaches by accident: one HTML page on PAIRS, or on the data made here
+	@$(PY) -m datagen.audit $(MINE) $(PART)/audit.html
+
+topics: $(if $(PAIRS),,$(MINE)) | $(READY)  ## An interactive map of the topics of PAIRS, or of the data made here
+	@$(PY) -m datagen.topics $(MINE) $(PART)/topics.html
+
+publish-data: | $(READY)  ## Write the data card and push the data set to REPO (DRY_RUN=1: only write)
+	@$(PY) -m train.publish data $(DATA) $(REPO) $(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(PUBLIC),--public) $(if $(LICENCE),--licence '$(LICENCE)')
 
 format: $(READY_DATA)  ## Render the pairs with MODEL's own chat template, and split them
 
@@ -145,15 +175,15 @@ $(DATA)/questions.key $(DATA)/pairs.key $(DATA)/$(MODEL)/format.key: FORCE | $(R
 	@$(PY) -m datagen.config --profile $(PROFILE) --stage $(basename $(@F)) --base axolotl/$(MODEL).yaml > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
-$(DATA)/questions.jsonl: $(DATA)/questions.key $(wildcard $(QUESTIONS)) $(SERVED) datagen/questions.py datagen/near.py | $(READY)
+$(DATA)/questions.jsonl: $(DATA)/questions.key $(wildcard $(QUESTIONS) $(FILL)) $(SERVED) datagen/questions.py datagen/near.py | $(READY)
 	@echo '== questions'
-	@$(if $(QUESTIONS),,$(SERVE)) $(PY) -m datagen.questions $@ --profile $(PROFILE) --store $(STORE) $(if $(QUESTIONS),--from $(QUESTIONS))
+	@$(if $(QUESTIONS),,$(SERVE)) $(PY) -m datagen.questions $@ --profile $(PROFILE) --store $(STORE) $(if $(QUESTIONS),--from $(QUESTIONS)) $(if $(FILL),--fill $(FILL))
 
-$(DATA)/pairs.jsonl: $(DATA)/pairs.key $(DATA)/questions.jsonl datagen/pairs.py | $(READY)
+$(PART)/pairs.jsonl: $(DATA)/pairs.key $(DATA)/questions.jsonl datagen/pairs.py datagen/filters.py | $(READY)
 	@echo '== pairs'
-	@$(SERVE) $(PY) -m datagen.pairs $(DATA)/questions.jsonl $@ --profile $(PROFILE) --store $(STORE)
+	@$(SERVE) $(PY) -m datagen.pairs $(DATA)/questions.jsonl $@ --profile $(PROFILE) --store $(STORE) $(if $(SHARD),--shard $(SHARD))
 
-$(READY_DATA): $(DATA)/$(MODEL)/format.key $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) datagen/format.py datagen/near.py | $(READY)
+$(READY_DATA): $(DATA)/$(MODEL)/format.key $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) datagen/format.py datagen/near.py datagen/balance.py | $(READY)
 	@echo '== format'
 	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE)
 

@@ -6,16 +6,18 @@ python -m datagen.config --profile tiny --stage questions  # only what that stag
 
 import argparse
 import difflib
+import functools
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datagen.files import UserError, canonical, entry, read_text, sha256
+from datagen.prices import OwnPrice
 
-PATH = Path("datagen/config.yaml")
+PATH, TOPICS = Path("datagen/config.yaml"), Path("datagen/topics.yaml")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -29,6 +31,9 @@ class Endpoint(Strict):
     timeout: Annotated[float, Field(gt=0)]
     concurrency: Annotated[int, Field(ge=1)]
     retries: Annotated[int, Field(ge=0)]
+    requests_per_minute: Annotated[int, Field(ge=1)] | None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None
+    batch: bool
 
     @property
     def url(self) -> str:
@@ -49,9 +54,28 @@ class Sampling(Strict):
 class Questions(Sampling):
     count: Annotated[int, Field(ge=1)]
     conversational: Share
+    held_out: Annotated[int, Field(ge=0)]
     per_request: Annotated[int, Field(ge=1)]
+    requests_per_round: Annotated[int, Field(ge=1)]
+    topics: Annotated[int, Field(ge=0)]
+    examples: Annotated[int, Field(ge=0)]
     near_duplicate: Share
+    avoid: list[str]
     patience: Annotated[int, Field(ge=1)]
+
+
+class Filters(Strict):
+    ai_self_reference: bool
+    off_topic: bool
+    language: str | None
+    too_similar: Annotated[float, Field(gt=0)]
+    length_ratio: Annotated[float, Field(ge=1)]
+    sequence_len: Annotated[int, Field(ge=1)]
+
+
+class Balance(Strict):
+    length: Literal["as-is", "matched"]
+    emoji: Literal["as-is", "stripped"]
 
 
 class Settings(Strict):
@@ -60,16 +84,23 @@ class Settings(Strict):
     questions: Questions
     answers: Sampling
     pairs: Annotated[int, Field(ge=1)]
+    filters: Filters
+    balance: Balance
     held_out: Annotated[int, Field(ge=1)]
     seed: int | None
+    prices: dict[str, OwnPrice]
 
     def prompt(self, name: str) -> str:
         """The text of prompts/<name>.txt. Raises UserError when it is missing or empty."""
-        path = Path(self.prompts) / f"{name}.txt"
-        text = read_text(path, "a prompt").strip()
-        if not text:
-            raise UserError(f"{path}: the prompt is empty")
-        return text
+        return read_prompt(Path(self.prompts) / f"{name}.txt")
+
+
+@functools.cache  # read for every request
+def read_prompt(path: Path) -> str:
+    text = read_text(path, "a prompt").strip()
+    if not text:
+        raise UserError(f"{path}: the prompt is empty")
+    return text
 
 
 def merge(base: dict, delta: dict) -> dict:
@@ -122,7 +153,7 @@ def fault(error: dict) -> str:
     if error["type"] == "extra_forbidden":
         model = Settings
         for part in error["loc"][:-1]:
-            model = model.model_fields[part].annotation
+            model = OwnPrice if model == dict[str, OwnPrice] else model.model_fields[part].annotation
         return f"unknown key {where} ({nearest(error['loc'][-1], model.model_fields)})"
     return f"{where}: {error['msg'].lower()}" + ("" if error["type"] == "missing" else f", got {error['input']!r}")
 
@@ -134,11 +165,14 @@ def stage_key(settings: Settings, stage: str, base: Path | None = None) -> dict:
     """
     everything = settings.model_dump()
     keys, prompts = {
-        "questions": (["questions", "seed"], ["questions_conversational", "questions_general", "list_request"]),
-        "pairs": (["answers", "pairs", "seed"], ["human_like", "formal"]),
-        "format": (["held_out", "seed"], []),
+        "questions": (["questions", "seed"], ["questions_conversational", "questions_general", "list_request", "list_seeds"]),
+        "pairs": (["answers", "pairs", "filters", "seed"], ["human_like", "formal"]),
+        "format": (["held_out", "balance", "seed"], []),
     }[stage]
     key = {k: everything[k] for k in keys} | {f"prompt {name}": sha256(settings.prompt(name)) for name in prompts}
+    if stage == "questions":
+        files = [*filter(Path.is_file, map(Path, settings.questions.avoid)), *([TOPICS] if settings.questions.topics else [])]
+        key |= {str(path): sha256(path.read_bytes()) for path in files}
     if stage == "format" and base:
         yaml_ = read_yaml(base, "an Axolotl configuration")
         key |= {k: yaml_.get(k) for k in ("base_model", "sequence_len")}

@@ -100,17 +100,24 @@ def read_json(path: Path) -> dict:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); remove the file and run the stage again") from None
 
 
+def iter_jsonl(path: Path, what: str = "JSON lines") -> Iterator[dict]:
+    """The rows of a JSON-lines file, one at a time. A broken line raises UserError with its number; blank lines are skipped."""
+    if not path.is_file():
+        read_text(path, what)  # says what is wrong with it
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode())
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number}: not UTF-8 text at byte {error.start} of the line ({what})") from None
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); mend or remove that line") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}:{number}: expected an object like {{...}}, got {type(row).__name__}")
+            yield row
+
+
 def read_jsonl(path: Path, what: str = "JSON lines") -> list[dict]:
-    """The rows of a JSON-lines file. A broken line raises UserError with its number; blank lines are skipped."""
-    rows = []
-    for number, line in enumerate(read_text(path, what).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}); mend or remove that line") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: expected an object like {{...}}, got {type(row).__name__}")
-        rows.append(row)
-    return rows
+    return list(iter_jsonl(path, what))

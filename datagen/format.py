@@ -22,6 +22,7 @@ import jinja2
 import numpy as np
 
 from datagen import config
+from datagen.balance import balance
 from datagen.files import UserError, entry, quiet_libraries, read_jsonl, read_text, sha256, write_json, write_jsonl
 from datagen.near import Near
 
@@ -227,6 +228,9 @@ def main() -> None:
     if len(raw) < 2:
         raise UserError(f"{args.pairs}: {len(raw)} rows; at least two are needed, one to train on and one to hold out")
     originals = [conversation(row, place) for row, place in zip(raw, places, strict=True)]
+    kept, texts, unbalanced = balance([pair for _, *pair in originals], **settings.balance.model_dump())
+    total, raw, places = len(raw), [raw[i] for i in kept], [places[i] for i in kept]
+    originals = [(originals[i][0], *pair) for i, pair in zip(kept, texts, strict=True)]
     tokenizer = load_tokenizer(base["base_model"])
 
     rows = []
@@ -264,10 +268,11 @@ def main() -> None:
         "source_sha256": sha256(Path(args.pairs).read_bytes()) if Path(args.pairs).exists() else sha256(json.dumps(raw)),
         "base_model": base["base_model"],
         "chat_template_sha256": sha256(tokenizer.chat_template),
-        "rows": len(raw),
+        "rows": total,
         "train": len(parts["train"]),
         "val": len(parts["val"]),
-        "dropped": {"longer than sequence_len": int(too_long.sum()), "equal answers": int((same & ~too_long).sum())},
+        "dropped": {"longer than sequence_len": int(too_long.sum()), "equal answers": int((same & ~too_long).sum())} | {k: v for k, v in unbalanced.items() if v},
+        "balance": settings.balance.model_dump(),
         "answers with outer white space": spaced,
         "tokens": percentiles,
         "train_tokens": int(counts[parts["train"]].sum() + counts[parts["train"], 0].sum()),  # the prompt goes with both answers

@@ -20,7 +20,9 @@ KEY = "sk-very-secret-0123456789"
 
 
 def make(url, store, **changes):
-    return Client(Endpoint(**({"base_url": url, "api_key_env": "OPENAI_API_KEY", "timeout": 5.0, "concurrency": 4, "retries": 0} | changes)), store)
+    settings = {"base_url": url, "api_key_env": "OPENAI_API_KEY", "timeout": 5.0, "concurrency": 4, "retries": 0}
+    settings |= {"requests_per_minute": None, "tokens_per_minute": None, "batch": False}
+    return Client(Endpoint(**(settings | changes)), store)
 
 
 def ask(client, *requests):
@@ -29,6 +31,11 @@ def ask(client, *requests):
             return {request: reply async for request, reply in client.replies(requests)}
 
     return asyncio.run(go())
+
+
+async def resolve(client):
+    async with client:
+        return await client.resolve("auto")
 
 
 def request(text="Hi?", **changes):
@@ -128,7 +135,7 @@ def test_the_key_is_sent_and_stands_in_no_file(endpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     ask(make(endpoint.url, tmp_path), request())
     assert endpoint.keys == [f"Bearer {KEY}"]
-    assert not any(KEY in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_a_password_in_the_address_is_not_shown(tmp_path):
@@ -144,7 +151,7 @@ def test_an_unknown_model_stops_with_the_servers_words(endpoint, tmp_path):
 def test_auto_needs_exactly_one_listed_model(endpoint, tmp_path):
     endpoint.models = ["a", "b"]
     with pytest.raises(UserError, match="lists 2 models \\(a, b\\)"):
-        asyncio.run(make(endpoint.url, tmp_path).resolve("auto"))
+        asyncio.run(resolve(make(endpoint.url, tmp_path)))
 
 
 def test_no_endpoint_is_one_line_at_once(tmp_path):
@@ -160,14 +167,14 @@ def test_two_processes_on_one_store_lose_and_break_nothing(tmp_path):
     )
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], cwd=ROOT) for name in "ab"]
     assert [process.wait(60) for process in both] == [0, 0]
-    assert len(Store(tmp_path).replies) == 600
+    assert len(Store(tmp_path)) == 600
 
 
 def test_what_was_paid_for_survives_kill_9_and_the_next_run_goes_on(endpoint, tmp_path):
     (tmp_path / "questions.jsonl").write_text(
         "".join(json.dumps({"id": str(i), "kind": "general", "text": f"What is number {i} good for?", "source": ""}) + "\n" for i in range(40))
     )
-    (tmp_path / "questions.ledger.json").write_text("{}")
+    (tmp_path / "questions.ledger.json").write_text('{"asked": 40, "accepted": 40, "reasons": {}}')
 
     def slow(body):
         time.sleep(0.05)
@@ -180,7 +187,7 @@ def test_what_was_paid_for_survives_kill_9_and_the_next_run_goes_on(endpoint, tm
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    kept = len(Store(tmp_path / "store").replies)
+    kept = len(Store(tmp_path / "store"))
     assert kept >= 24 - 8 and not (tmp_path / "pairs.jsonl").exists()
     time.sleep(0.2)
     before = len(endpoint.bodies)

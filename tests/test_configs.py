@@ -18,7 +18,13 @@ def read(path):
 
 
 def test_there_are_as_many_yaml_files_as_we_think():
-    assert list(map(str, YAMLS)) == ["axolotl/llama3-8b.yaml", "axolotl/mistral-nemo.yaml", "axolotl/qwen2.5-7b.yaml", "axolotl/tiny.yaml", "datagen/config.yaml"]
+    assert list(map(str, YAMLS)) == [
+        "axolotl/llama3-8b.yaml",
+        "axolotl/mistral-nemo.yaml",
+        "axolotl/qwen2.5-7b.yaml",
+        "axolotl/tiny.yaml",
+        *(f"datagen/{name}.yaml" for name in ("config", "models", "topics")),
+    ]
 
 
 def test_the_folder_axolotl_holds_no_python_that_could_shadow_the_package():
@@ -96,7 +102,9 @@ def test_the_tiny_profile_differs_only_in_endpoint_models_and_counts():
     paper, tiny = (config.load(name).model_dump() for name in ("paper", "tiny"))
     different = {f"{k}.{j}" for k in paper if isinstance(paper[k], dict) for j in paper[k] if paper[k][j] != tiny[k][j]}
     different |= {k for k in paper if not isinstance(paper[k], dict) and paper[k] != tiny[k]}
-    assert different == {"endpoint.concurrency", "questions.model", "questions.count", "answers.model", "pairs", "held_out"}
+    assert different == {"endpoint.concurrency", "answers.model", "pairs", "held_out"} | {
+        f"questions.{key}" for key in ("model", "count", "held_out", "topics", "examples", "avoid")
+    }
 
 
 def write_config(tmp_path, old, new):

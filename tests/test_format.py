@@ -485,7 +485,7 @@ def test_a_json_row_that_is_no_object_is_named(tmp_path):
 
 
 def test_files_in_another_encoding_or_format_are_refused(tmp_path):
-    for kind, words in (("json", ": not UTF-8 text at byte 1"), ("jsonl", ": not UTF-8 text at byte 1"), ("parquet", ": not a parquet file")):
+    for kind, words in (("json", ": not UTF-8 text at byte 1"), ("jsonl", ":1: not UTF-8 text at byte 1 of the line"), ("parquet", ": not a parquet file")):
         (tmp_path / f"a.{kind}").write_bytes(b'"\xff"')
         refused(tmp_path / f"a.{kind}", words)
 

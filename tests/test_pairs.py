@@ -5,8 +5,9 @@ import json
 import pytest
 from conftest import one_line, part_of, play, run
 
+from datagen import config
 from datagen.client import Reply, Store
-from datagen.pairs import reason_against
+from datagen.filters import reason_against
 
 
 def reply(text, finish="stop"):
@@ -25,17 +26,17 @@ def reply(text, finish="stop"):
         (reply("Sorry, but I can't help with that."), reply("Certainly."), "refused"),
         (reply("Oh, sure!"), reply("I’m sorry, but I cannot assist with this request."), "refused"),
         (reply("Honestly, I can't stand olives."), reply("Certainly."), None),
-        (reply("Yes,  of course."), reply("Yes, of course."), "identical"),
+        (reply("Yes,  of course."), reply("Yes, of course."), "too similar"),
     ],
 )
 def test_a_pair_is_rejected_for_the_first_reason_that_applies(chosen, rejected, reason):
-    assert reason_against(chosen, rejected) == reason
+    assert reason_against("Could you do that?", chosen, rejected, config.load("paper").filters) == reason
 
 
 def write_questions(folder, n):
     rows = [{"id": f"id{i}", "kind": "general", "text": f"What is number {i} good for?", "source": ""} for i in range(n)]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "questions.ledger.json").write_text('{"items": 9}')
+    (folder / "questions.ledger.json").write_text(json.dumps({"asked": n + 3, "accepted": n, "held out": 1, "reasons": {"cut off": 2}}))
 
 
 def make_pairs(folder, **options):
@@ -57,8 +58,9 @@ def test_asked_is_accepted_plus_every_reason_and_rejected_rows_are_kept(endpoint
     make_pairs(tmp_path)
     ledger = json.loads((tmp_path / "ledger.json").read_text())
     reasons = {"empty": 1, "truncated": 1, "failed": 1, "refused": 1}
-    assert ledger["pairs"] == {"asked": 8, "accepted": 4, "reasons": reasons, "prompt_tokens": 150, "completion_tokens": 75}
-    assert ledger["questions"] == {"items": 9}
+    assert ledger["pairs"] == {"asked": 8, "accepted": 4, "reasons": reasons, "kinds": {"general": 4}}
+    assert ledger["total"] == {"asked": 11, "accepted": 4, "reasons": reasons | {"cut off": 2, "held out": 1}}
+    assert ledger["usage"]["scripted"] == {"replies": 15, "prompt_tokens": 150, "completion_tokens": 75, "usd": "0", "price": "local server, no price"}
     assert {row["id"]: row["reason"] for row in read(tmp_path / "rejects.jsonl")} == {"id1": "empty", "id2": "truncated", "id3": "failed", "id4": "refused"}
     assert [row["id"] for row in read(tmp_path / "pairs.jsonl")] == ["id0", "id5", "id6", "id7"]
 
@@ -90,7 +92,7 @@ def test_a_server_that_dies_in_the_middle_loses_nothing_that_was_paid_for(endpoi
     endpoint.script = lambda body: (401, "key expired") if len(endpoint.bodies) > 20 else play(body)
     line = one_line(make_pairs(tmp_path, status=1))
     assert "the key was refused (401: key expired); " in line and " replies are kept in" in line
-    assert len(Store(tmp_path / "store").replies) == 20
+    assert len(Store(tmp_path / "store")) == 20
     endpoint.script = play
     make_pairs(tmp_path)
     assert len(read(tmp_path / "pairs.jsonl")) == 30

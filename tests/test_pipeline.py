@@ -34,7 +34,7 @@ def place(project):
 
 def make(project, *arguments, status=0, **environment):
     done = subprocess.run(
-        ["make", *arguments], cwd=project, capture_output=True, text=True, timeout=280, env=os.environ | {"PYTHONPATH": str(project)} | environment
+        ["make", *arguments], cwd=project, capture_output=True, text=True, timeout=1200, env=os.environ | {"PYTHONPATH": str(project)} | environment
     )  # fmt: skip
     assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

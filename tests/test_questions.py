@@ -1,6 +1,7 @@
 """Lists of questions as models really send them.  .venv/bin/python -m pytest tests/test_questions.py"""
 
 import json
+from collections import Counter
 
 import pytest
 from conftest import one_line, play, run
@@ -35,16 +36,16 @@ def test_every_usual_list_gives_the_bare_questions(reply):
 
 def test_the_cut_off_last_item_is_dropped_and_counted():
     questions, dropped = parse_list("1. What do you cook on Sundays?\n2. Why is the sky blue? And wh", "length")
-    assert questions == WANTED[:1] and dropped == {"cut off": 1}
+    assert questions == WANTED[:1] and dropped == [("Why is the sky blue? And wh", "cut off")]
 
 
 def test_items_that_ask_nothing_are_dropped_and_counted():
     questions, dropped = parse_list("1. Cooking\n2. Why is the sky blue?\n3. Why?", "stop")
-    assert questions == WANTED[1:] and dropped == {"not a question": 2}
+    assert questions == WANTED[1:] and dropped == [("Cooking", "not a question"), ("Why?", "not a question")]
 
 
 def test_an_empty_reply_gives_nothing():
-    assert parse_list("", "stop") == ([], {})
+    assert parse_list("", "stop") == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -89,11 +90,14 @@ def test_the_wanted_number_of_distinct_questions_is_collected(endpoint, tmp_path
     endpoint.script = play
     run("datagen.questions", tmp_path / "questions.jsonl", "--profile", "tiny", "--store", tmp_path / "store")
     rows = [json.loads(line) for line in (tmp_path / "questions.jsonl").open()]
-    kinds = [row["kind"] for row in rows]
-    assert len({row["text"] for row in rows}) == len(rows) and kinds.count("conversational") == kinds.count("general")
+    held = [json.loads(line) for line in (tmp_path / "questions.heldout.jsonl").open()]
+    rejects = [json.loads(line) for line in (tmp_path / "questions.rejects.jsonl").open()]
+    assert Counter(row["kind"] for row in rows) == {"conversational": 210, "general": 210}
+    assert Counter(row["kind"] for row in held) == {"conversational": 20, "general": 20}
+    assert len({row["text"] for row in [*rows, *held]}) == 460
     ledger = json.loads((tmp_path / "questions.ledger.json").read_text())
-    reasons = ("kept", "cut off", "not a question", "duplicate", "near-duplicate", "more than asked for")
-    assert ledger["items"] == sum(ledger.get(reason, 0) for reason in reasons) and ledger["kept"] == len(rows)
+    assert ledger["accepted"] == 420 and ledger["held out"] == 40 and ledger["asked"] == 460 + len(rejects)
+    assert ledger["reasons"] == Counter(row["reason"] for row in rejects)
 
 
 def test_a_second_run_asks_nothing_and_writes_the_same_bytes(endpoint, tmp_path):
@@ -108,7 +112,7 @@ def test_a_second_run_asks_nothing_and_writes_the_same_bytes(endpoint, tmp_path)
 def test_a_model_that_repeats_itself_does_not_hold_the_run_forever(endpoint, tmp_path):
     endpoint.script = lambda body: "1. What do you cook on Sundays?"
     done = run("datagen.questions", tmp_path / "questions.jsonl", "--profile", "tiny", "--store", tmp_path / "store")
-    assert "5 rounds brought nothing new" in done.stderr and "1 questions in" in done.stdout
+    assert "5 rounds brought nothing new" in done.stderr and "0 questions in" in done.stdout and "1 more held out" in done.stdout
 
 
 def test_own_questions_are_taken_from_a_file_without_any_endpoint(tmp_path):

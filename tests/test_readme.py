@@ -7,21 +7,31 @@ import pytest
 from conftest import ROOT, run
 
 TEXT = (ROOT / "README.md").read_text() + (ROOT / "datagen/prompts/README.md").read_text()
-MAKES = sorted(set(re.findall(r"^(?:[A-Z_]+=\S+ )*make ([a-z]+)", TEXT, re.MULTILINE)) | set(re.findall(r"`make ([a-z]+)", TEXT)))
+MAKES = sorted(set(re.findall(r"^(?:[A-Z_]+=\S+ )*make ([a-z-]+)", TEXT, re.MULTILINE)) | set(re.findall(r"`make ([a-z-]+)", TEXT)))
 MODULES = sorted(
-    {str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for folder in ("datagen", "train", "eval", "tiny") for path in (ROOT / folder).glob("*.py")}
+    {
+        str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
+        for folder in ("benchmarks", "datagen", "train", "eval", "tiny")
+        for path in (ROOT / folder).glob("*.py")
+    }
 )
 
 
 def test_every_make_target_in_the_readme_exists():
     assert {"demo", "test", "data", "train", "eval"} <= set(MAKES)
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(MAKES) <= targets
 
 
 def test_every_variable_in_the_readme_is_one_the_makefile_reads():
     used = set(re.findall(r"\b([A-Z][A-Z_]+)=", TEXT))
-    known = set(re.findall(r"^([A-Z_]+) +\?=", (ROOT / "Makefile").read_text(), re.MULTILINE)) | {"OPENAI_BASE_URL", "OPENAI_API_KEY", "TUNED_BASE_URL", "PYTEST_ARGS"}
+    known = set(re.findall(r"^([A-Z_]+) +\?=", (ROOT / "Makefile").read_text(), re.MULTILINE)) | {
+        "OPENAI_BASE_URL",
+        "OPENAI_API_KEY",
+        "HF_TOKEN",
+        "TUNED_BASE_URL",
+        "PYTEST_ARGS",
+    }
     assert used and used <= known
 
 

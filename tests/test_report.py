@@ -33,7 +33,8 @@ def made(tmp_path):
     (data / "stats.json").write_text(
         json.dumps({"source": "x.jsonl", "base_model": "some/base", "rows": 501, "train": 440, "val": 60, "dropped": dropped, "tokens": tokens})
     )
-    ledger = {"questions": {"items": 700, "kept": 520}, "pairs": {"asked": 503, "accepted": 501, "reasons": {"truncated": 2}}}
+    usage = {"scripted": {"replies": 1006, "prompt_tokens": 9000, "completion_tokens": 8000, "usd": "0.25", "price": "own price"}}
+    ledger = {"total": {"asked": 503, "accepted": 501, "reasons": {"truncated": 2}}, "usage": usage}
     (data.parent / "ledger.json").write_text(json.dumps(ledger))
     answers = [
         {
@@ -64,7 +65,7 @@ def test_both_forms_hold_the_ledger_the_figures_and_their_intervals(made):
             "3 of 3",
             "100.0 % [43.9, 100.0]",
             "0.950 [0.863, 0.983]",
-            "700",
+            "1,006" if name.endswith("md") else "17,000",
             "503",
             "501",
             "truncated",

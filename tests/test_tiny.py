@@ -137,9 +137,7 @@ def alive(port):
         return False
 
 
-@pytest.mark.parametrize(
-    "end", [pytest.param(signal.SIGINT, marks=pytest.mark.xfail(strict=False, reason="hangs at times on a busy machine: to be found")), signal.SIGTERM, signal.SIGKILL]
-)
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda end: end.name)
 def test_the_server_ends_with_its_make_target_however_that_ends(gguf, tmp_path, end):
     command = [
         sys.executable,
@@ -168,7 +166,7 @@ def test_the_server_ends_with_its_make_target_however_that_ends(gguf, tmp_path, 
         os.killpg(process.pid, end)  # as a terminal sends it
     else:
         process.send_signal(end)
-    assert process.wait(40) != 0
+    assert process.wait(15) != 0
     deadline = time.monotonic() + 10
     while alive(port) and time.monotonic() < deadline:
         time.sleep(0.1)

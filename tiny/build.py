@@ -242,7 +242,8 @@ def train(tokenizer, units) -> tuple[LlamaForCausalLM, float]:
 def sources() -> str:
     """One hash over everything the weights depend on: text, prompts, grammar and this script."""
     digest = hashlib.sha256()
-    for path in sorted([*corpus.TEXT.glob("*.txt"), *corpus.PROMPTS.glob("*.txt"), HERE / "corpus.py", HERE / "build.py"]):
+    prompts = [path for path in corpus.PROMPTS.glob("*.txt") if path.name != "list_seeds.txt"]  # its profile draws on no topics
+    for path in sorted([*corpus.TEXT.glob("*.txt"), *prompts, HERE / "corpus.py", HERE / "build.py"]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

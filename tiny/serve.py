@@ -61,8 +61,8 @@ def serve_here(model: Path, alias: str, port: int) -> None:
     params.sampling.temp, params.sampling.top_p, params.sampling.top_k, params.sampling.min_p = 1.0, 1.0, 0, 0.0
     server = xllamacpp.Server(params)
     print(f"listening on {server.listening_address}", flush=True)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    os._exit(0)  # nothing to save; the library's own tear-down can hang on open connections
+    while True:
+        signal.pause()  # SIGTERM ends the process where it stands: nothing is to be saved, and the library's own tear-down can hang on open connections
 
 
 @contextlib.contextmanager
@@ -115,7 +115,9 @@ def run(models: list[Path], command: list[str]) -> int:
         for alias, url, _, log in running:
             print(f"serving {alias} on {url} (log: {log})", flush=True)
         if not command:
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    signal.pause()
             return 0
         child = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
@@ -136,8 +138,8 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--alias", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    own, _, command = (sys.argv[1:], None, []) if "--" not in sys.argv else (sys.argv[1 : sys.argv.index("--")], None, sys.argv[sys.argv.index("--") + 1 :])
-    args = parser.parse_args(own)
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    args, command = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
     if args.port:
         serve_here(args.models[0], args.alias, args.port)
     else:
