@@ -333,10 +333,13 @@ class Client:
     # ---------------------------------------------------------------- the models there
 
     async def models(self) -> list[str]:
-        """The models that the first server lists; an empty list from one that cannot say. Fails at once if nothing answers."""
+        """The models that the first server that answers lists; an empty list from one that cannot say. Fails at once if none answers."""
         try:
-            async with self.session.get(f"{self.replicas[0].url}/models", timeout=aiohttp.ClientTimeout(total=20)) as response:
-                raw, status = await response.read(), response.status
+            for replica in self.replicas:
+                with contextlib.nullcontext() if replica is self.replicas[-1] else contextlib.suppress(aiohttp.ClientConnectionError):
+                    async with self.session.get(f"{replica.url}/models", timeout=aiohttp.ClientTimeout(total=20)) as response:
+                        raw, status = await response.read(), response.status
+                    break
             if status == 404:
                 return []
             if status != 200:

@@ -154,6 +154,11 @@ class Meter:
         """Usage per model, for a ledger: of every reply that was used, so that it does not depend on how often a run was broken off."""
         return {model: usage.as_json() for model, usage in sorted(self.usage.items())}
 
+    def otherwise(self) -> dict:
+        """What came instead of a reply, or around one, in this run; nothing where there was none."""
+        counts = dict(sorted(self.faults.items())) | ({"<think> block stripped": self.thoughts} if self.thoughts else {})
+        return {"replies that came otherwise": counts} if counts else {}
+
     @property
     def tokens(self) -> int:
         return sum(usage.prompt_tokens + usage.completion_tokens for usage in self.usage.values())

@@ -183,8 +183,7 @@ async def generate(args: argparse.Namespace, settings: config.Settings, shard: S
         ledger["pairs"] = {"asked": maker.asked, "accepted": maker.accepted, "reasons": dict(sorted(maker.reasons.items())), "kinds": dict(sorted(maker.kinds.items()))}
         ledger["total"] = total(ledger, available - maker.asked)
         ledger["usage"] = client.meter.as_json()
-        if client.meter.faults or client.meter.thoughts:
-            ledger["replies that came otherwise"] = {**dict(sorted(client.meter.faults.items())), "<think> block stripped": client.meter.thoughts}
+        ledger |= client.meter.otherwise()
         ledger["settings"] = {k: v for k, v in settings.model_dump(mode="json").items() if k not in ("endpoint", "prices")}
         return ledger
 

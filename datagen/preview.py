@@ -3,7 +3,8 @@
     python -m datagen.preview --profile paper
     python -m datagen.preview --profile paper --from my-questions.txt --show 10
 
-Its replies are the first ones of the run itself: they are kept in the store, and `make data` does not pay for them again.
+Its replies are kept in the store: `make data` does not pay for the questions again. The questions shown are the first ones, which a run holds
+out from training where `held_out` is set; then the answers to them are what the preview costs.
 """
 
 import argparse

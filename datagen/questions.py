@@ -20,6 +20,7 @@ from pathlib import Path
 from datagen import config
 from datagen.client import Client, Request
 from datagen.files import UserError, entry, read_json, read_jsonl, read_text, sha256, write_json, write_jsonl
+from datagen.filters import foreign
 from datagen.near import Near, features
 from datagen.topics import KINDS, reference, thin
 
@@ -194,7 +195,11 @@ class Source:
         items, dropped = parse_list(reply.text, reply.finish_reason)
         for text, reason in dropped:
             self.collector.reject(kind, text, source, reason)
+        language = self.settings.filters.language
         for item in items:
+            if language and foreign(item, language):
+                self.collector.reject(kind, item, source, "wrong language")
+                continue
             rows = len(self.collector.rows)
             self.collector.offer(kind, item, source, wanted=self.have[kind] < goals[kind])
             if len(self.collector.rows) > rows:
@@ -259,7 +264,7 @@ def earlier_run(out: Path, wanted: config.Questions) -> tuple[list[dict], dict]:
 
 
 async def generate(settings: config.Settings, store: Path, earlier: list[dict], before: dict, fill: list[str] | None) -> tuple[Source, dict]:
-    """(source with its new questions, usage), going on behind `earlier` ones and the ledger of `before`."""
+    """(source with its new questions, what they took), going on behind `earlier` ones and the ledger of `before`."""
     count = settings.questions.count + settings.questions.held_out - len(earlier)
     async with Client(settings.endpoint, store, prices=settings.prices) as client:
         source = Source(settings, client, fill)
@@ -269,7 +274,7 @@ async def generate(settings: config.Settings, store: Path, earlier: list[dict], 
         client.meter.progress("questions", len(source.collector.rows), count, 0, final=True)
         if not earlier and not source.collector.rows:
             raise UserError(f"{client.where}: the model returned no question that could be read; its replies are kept in {client.store.folder}")
-        return source, client.meter.as_json()
+        return source, {"usage": client.meter.as_json()} | client.meter.otherwise()
 
 
 def main() -> None:
@@ -289,12 +294,12 @@ def main() -> None:
         if args.fill:
             earlier, before, fill = *earlier_run(args.out, settings.questions), thin(args.fill)
             print(f"drawing on {len(fill)} topics: {', '.join(fill[:8])}{' …' if len(fill) > 8 else ''}")
-        source, usage = asyncio.run(generate(settings, args.store, earlier, before, fill))
+        source, took = asyncio.run(generate(settings, args.store, earlier, before, fill))
         collector = source.collector
         rows, held = hold_out([*earlier, *collector.rows], settings.questions)
         collector.asked += before.get("asked", 0)
         collector.rejects[:0] = read_jsonl(args.out.with_name("questions.rejects.jsonl")) if earlier else []
-        ledger = {"requests": dict(source.requests), "failed requests": source.failed, "usage": usage}
+        ledger = {"requests": dict(source.requests), "failed requests": source.failed, **took}
     ledger = {"asked": collector.asked, "accepted": len(rows), "held out": len(held), "reasons": collector.reasons()} | ledger
     assert ledger["asked"] == len(rows) + len(held) + sum(ledger["reasons"].values()), ledger
     write_jsonl(args.out.with_name("questions.rejects.jsonl"), collector.rejects)

@@ -188,7 +188,7 @@ def embed(texts: list[str], embedding: str, cache: Path) -> tuple[np.ndarray, st
 
 def stem(word: str) -> str:
     """What hike, hikes and hiking share. Compared, never shown."""
-    short = re.sub(r"(?:ing|ed|es|s|e)$", "", word) if word.isascii() else word
+    short = re.sub(r"(?:ing|ments?|ed|es|s|e)$", "", word) if word.isascii() else word
     return word if len(short) < 3 else short[:-1] if len(short) > 3 and short[-1] == short[-2] else short
 
 
@@ -227,7 +227,7 @@ def layout(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         else:
             near, far, _ = nearest_neighbors(vectors, k, "cosine", None, False, np.random.RandomState(seed), n_jobs=1)
         common = {"n_neighbors": k, "metric": "cosine", "random_state": seed, "n_jobs": 1, "init": "pca", "precomputed_knn": (near, far)}
-        return tuple(umap.UMAP(n_components=d, min_dist=gap, **common).fit_transform(vectors) for d, gap in ((5, 0.0), (2, 0.1)))
+        return tuple(umap.UMAP(n_components=d, min_dist=gap, **common).fit_transform(vectors) for d, gap in ((5, 0.0), (2, 0.5)))
 
 
 def group(points: np.ndarray, vectors: np.ndarray, wanted: int | None) -> tuple[np.ndarray, np.ndarray, int]:
@@ -263,7 +263,7 @@ def group(points: np.ndarray, vectors: np.ndarray, wanted: int | None) -> tuple[
 
 
 def topic_words(texts: list[str], labels: np.ndarray) -> list[list[str]]:
-    """Five words of each topic by class-based TF-IDF. Words of more than a fifth of the topics ("favorite") are form, not topic, where there are enough to tell."""
+    """Up to five words of each topic by class-based TF-IDF times inverse topic frequency: words of most topics ("favorite") are form, not topic."""
     bags, forms = [Counter() for _ in range(labels.max() + 1)], {}
     for text, label in zip(texts, labels, strict=True):
         for word in content_words(text[:CHARACTERS]) if label >= 0 else ():
@@ -274,7 +274,7 @@ def topic_words(texts: list[str], labels: np.ndarray) -> list[list[str]]:
     average = sum(total.values()) / max(1, len(bags))
     result = []
     for bag in bags:
-        weight = {w: c * math.log(1 + average / total[w]) * (1 if spread[w] <= max(4, len(bags) / 5) else 1e-3) for w, c in bag.items()}
+        weight = {w: c * math.log(1 + average / total[w]) * math.log(1 + len(bags) / spread[w]) for w, c in bag.items()}
         result.append([max(forms[w], key=lambda form: (forms[w][form], form)) for w in sorted(weight, key=lambda w: (-weight[w], w))[:5]])
     return result
 
@@ -302,7 +302,7 @@ def relate(texts: list[str], themes: dict[str, list[str]], vocabulary: list[str]
 def spread(counts: list[int]) -> dict:
     """How evenly rows lie over groups: [value, lower, upper] of the evenness H / log k (Pielou 1966; 1 is even) and of the largest share, at 95 %.
 
-    Evenness: basic bootstrap over rows, the groups held fixed (resampling adds unevenness of its own, which this form takes off again). Share: Wilson.
+    Few rows a group look uneven by chance alone: a bootstrap over rows, the groups held fixed, takes that off value and interval. Wilson for the share.
     """
     from eval.surface import wilson
 
@@ -313,9 +313,9 @@ def spread(counts: list[int]) -> dict:
     def evenness(shares: np.ndarray) -> np.ndarray:
         return -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=-1) / math.log(len(counts))
 
-    value = evenness(np.array(counts) / n)
-    low, high = 2 * value - np.percentile(evenness(np.random.default_rng(0).multinomial(n, np.array(counts) / n, 1000) / n), [97.5, 2.5])
-    found = {"evenness": (value, max(0, low), min(1, high)), "largest share": (max(counts) / n, *wilson(max(counts), n))}
+    draws = evenness(np.random.default_rng(0).multinomial(n, np.array(counts) / n, 1000) / n)
+    corrected = 2 * evenness(np.array(counts) / n) - np.array([draws.mean(), *np.percentile(draws, [97.5, 2.5])])
+    found = {"evenness": np.clip(corrected, 0, 1), "largest share": (max(counts) / n, *wilson(max(counts), n))}
     return {name: [round(float(x), 4) for x in values] for name, values in found.items()}
 
 
