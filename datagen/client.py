@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import aiohttp
 
@@ -120,7 +121,7 @@ class Client:
         headers = {"Authorization": f"Bearer {self.endpoint.key}"} if self.endpoint.key else {}
         timeout = aiohttp.ClientTimeout(total=self.endpoint.timeout, sock_connect=min(30, self.endpoint.timeout))
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
-        self.session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout, trust_env=True, json_serialize=compact)
+        self.session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout, trust_env=bool(getproxies()), json_serialize=compact)
         return self
 
     async def __aexit__(self, *_) -> None:

@@ -7,6 +7,7 @@ stores of several machines, concatenate their files of the same name.
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import re
@@ -40,7 +41,7 @@ class Request:
     def of(cls, sampling: Sampling, model: str, messages: list[tuple[str, str]], seed: int | None, **more) -> "Request":
         return cls(model, tuple(messages), sampling.temperature, sampling.top_p, sampling.max_tokens, seed, **more)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Of what the reply depends on: not the URL, key, time-out or concurrency; `max_tokens` is a floor, see `Store.get`."""
         return sha256(canonical([self.model, self.messages, self.temperature, self.top_p, self.seed, self.sample, self.revision]))
