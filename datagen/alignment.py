@@ -270,8 +270,8 @@ def standing(fit: Fit, between: Fit, rows: np.ndarray, other_sound: bool, specif
     """ "sound", "at chance", or why it cannot be told for the answers on `rows`.
 
     To be called at chance, a column must be shown to be there (interval below 0.6), and must have had the means to be above: words in common
-    with random prompts (`overlap`: in at least 3 % of rows), and words of its own that occur in prompts (`specific`: boilerplate has none) in
-    at least 40 %. Where the other column is sound, the two must be at chance with each other, too: paraphrase shares words with the other answer.
+    with random prompts (`overlap`: in at least 3 % of rows), and words that could tie an answer to a prompt (`specific`) in at least 40 %.
+    Where the other column is sound, the two must be at chance with each other, too: paraphrase shares words with the other answer.
     """
     own = fit.mean(rows)
     if own["n"] < FEW:
@@ -285,7 +285,7 @@ def standing(fit: Fit, between: Fit, rows: np.ndarray, other_sound: bool, specif
     if overlap < 0.03:
         return "cannot tell: the answers have hardly a word in common with any prompt"
     if specific[rows].mean() < 0.4:
-        return "cannot tell: most answers have no words of their own that occur in prompts (boilerplate, labels)"
+        return "cannot tell: most answers have no words that tie them to any prompt (boilerplate, labels)"
     if other_sound and above_chance(between.mean(rows)):
         return "cannot tell: the answers share no words with their prompts, but they do with the other answers on their rows"
     return "at chance"
@@ -303,7 +303,8 @@ def belonging(fit: Fit, rows: np.ndarray, reference: Fit | None) -> tuple[str, d
         odds = clear * math.log(p / q) + (n - clear) * math.log((1 - p) / (1 - q)) if p > q else 0.0
     if odds > 3:
         return "permuted within the file (the prompts that fit them best stand elsewhere in it, at no constant shift)", counts
-    return ("they belong to prompts that are not in this file" if odds < -3 else "where they belong cannot be told"), counts
+    elsewhere = odds < -3 and wilson(clear, n)[0] <= wilson(without, n)[1]
+    return ("they belong to prompts that are not in this file" if elsewhere else "where they belong cannot be told"), counts
 
 
 def place(start: int, end: int, numbers: list[int]) -> str:
@@ -311,6 +312,19 @@ def place(start: int, end: int, numbers: list[int]) -> str:
     if end - start >= 0.97 * n:
         return ""
     return f" from row {first} on" if end == n else f" up to row {last}" if start == 0 else f" on rows {first} to {last}"
+
+
+def tying(answers: sparse.csr_matrix, prompts: sparse.csr_matrix, other: sparse.csr_matrix | None) -> np.ndarray:
+    """Which answers have a word that could tie them to one prompt rather than another. Where the other column is sound: a word of at most a tenth
+    of the answers that the other answer shares with its own prompt at least five times as often as chance. Else: one that prompts have,
+    and at most a twentieth of the answers."""
+    n, (asked, here) = answers.shape[0], (np.asarray(m.sum(axis=0)).ravel() for m in (prompts, answers))
+    if other is None:
+        ties = (asked > 0) & (here <= max(2, n / 20))
+    else:
+        both, there = (np.asarray(m.sum(axis=0)).ravel() for m in (prompts.multiply(other), other))
+        ties = (both > 0) & (both * n >= 5 * asked * there) & (here <= max(2, n / 10))
+    return answers[:, ties].getnnz(axis=1) > 0
 
 
 def shuffled_share(a: sparse.csr_matrix, b: sparse.csr_matrix, usable: np.ndarray, groups: np.ndarray, shuffles: list[np.ndarray]) -> dict:
@@ -342,8 +356,7 @@ def answering(prompts: list[str], chosen: list[str], rejected: list[str], number
         usable = (mine.getnnz(axis=1) > 0) & (asked.getnnz(axis=1) > 0)
         nothing = usable & (dots(mine, asked) == 0)
         shuffled = shuffled_share(mine, asked, usable, groups, shuffles)
-        rare = np.asarray(mine.sum(axis=0)).ravel() <= max(2, 0.02 * n)
-        specific = mine[:, rare & (asked.getnnz(axis=0) > 0)].getnnz(axis=1) > 0
+        specific = tying(mine, asked, words[3 - i][:, content] if sound[other] else None) & (len({" ".join(t.split()) for t in texts}) >= n / 4)
         context = (fit, between[side]), (sound[other], specific, 1 - (shuffled["value"] or 0))
         whole, parts, bad = standing(*context[0], rows, *context[1]), [], np.zeros(n, bool)
         for start, end, k in segments(fit) if fit.mean()["n"] >= FEW else []:

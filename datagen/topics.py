@@ -96,6 +96,14 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def sentence_transformer(name: str) -> Encode:
+    from huggingface_hub import hf_hub_download, utils
+
+    utils.logging.set_verbosity_error()  # nothing about its retries
+    try:
+        if name == MODEL:  # whether it can be had is asked before torch is imported, which takes half a minute on a busy machine
+            hf_hub_download(name, "modules.json")
+    except Exception:  # as below; without a network the library's own words are about its client
+        raise UserError(f"{name} is neither on this machine nor can it be downloaded") from None
     try:
         quiet_libraries()
         from sentence_transformers import SentenceTransformer
@@ -111,8 +119,10 @@ def endpoint(model: str) -> Encode:
     import openai
 
     url, key = os.environ.get("OPENAI_BASE_URL", ""), os.environ.get("OPENAI_API_KEY", "")
+    if not url:
+        raise UserError("OPENAI_BASE_URL is not set: export the address of the server that embeds, usually ending in /v1")
     parts = urlsplit(url)
-    where = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}" if url else "OPENAI_BASE_URL is not set"
+    where = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
     api = openai.OpenAI(base_url=url, api_key=key or "none", timeout=120, max_retries=4)
 
     def encode(texts: list[str]) -> np.ndarray:
@@ -351,7 +361,7 @@ def analyse(rows: list[dict], embedding: str, cache: Path, with_answers: bool, w
     topics, labelled = [], Counter()
     for t, words in enumerate(topic_words(texts, labels)):
         members, mine = np.flatnonzero(labels == t), np.flatnonzero(topic == t)
-        label = ", ".join(words[:3])
+        label = ", ".join(words[:3]) or "only common words"
         labelled[label] += 1
         theme = list(themes)[near_theme[members].mean(axis=0).argmax()] if near[members].max(axis=1).mean() >= least else OTHER
         middle = members[np.argsort(-vectors[members] @ vectors[members].mean(axis=0), kind="stable")[:3]]
@@ -367,10 +377,9 @@ def analyse(rows: list[dict], embedding: str, cache: Path, with_answers: bool, w
     below = max(1, math.ceil(len(rows) / len(names) / 10))
     listed = [{"topic": topic, "theme": theme, "n": int(n)} for (theme, topic), n in zip([(h, t) for h, ts in themes.items() for t in ts], filled, strict=True)]
     in_topic = topic >= 0
-    settings = {"seed": seed, "n_neighbors": NEIGHBOURS, "dimensions": 5, "min_cluster_size": size, "min_samples": 5, "topics asked for": wanted}
     summary = {
         "embedding": {"made by": made_by, "fallback": fallback, "text": "prompt and chosen" if with_answers else "prompt"},
-        "settings": settings,
+        "settings": {"seed": seed, "n_neighbors": NEIGHBOURS, "dimensions": 5, "min_cluster_size": size, "min_samples": 5, "topics asked for": wanted},
         "rows": {"all": len(rows), "distinct": len(texts), "without prompt": [row["id"] for row in rows if not row["prompt"]]},
         "no topic": {"n": int((~in_topic).sum()), "share": round(float((~in_topic).mean()), 5), "rows": [rows[i]["id"] for i in np.flatnonzero(~in_topic)]},
         "joined from between dense areas": int((in_topic & ~np.append(dense, False)[text_of]).sum()),

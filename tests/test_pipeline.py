@@ -12,7 +12,7 @@ from conftest import ROOT, one_line, play, run
 PROFILE = """
   test:
     endpoint: {concurrency: 4, retries: 0}
-    questions: {model: scripted, count: 12}
+    questions: {held_out: 0, topics: 0, avoid: [], model: scripted, count: 12}
     answers: {model: scripted}
     pairs: 10
     held_out: 2
