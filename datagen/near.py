@@ -5,9 +5,13 @@ other words ("… any new hobbies or activities?" / "… any new hobbies or acti
 in their subject begin ("… for the upcoming holidays?" / "… weekend?"), and below 0.5 most do.
 """
 
-import re
+from __future__ import annotations
 
-from datasketch import MinHash, MinHashLSH
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 PERMUTATIONS, SEED, MISSED = 128, 1, 1e-3
 
@@ -23,6 +27,8 @@ class Near:
     one in a thousand is missed. Holds about 9 KB a text."""
 
     def __init__(self, threshold: float):
+        from datasketch import MinHashLSH  # not at every start of a program: it brings scipy, half a second
+
         self.threshold, self.seen = threshold, []
         # b tables of r hashes each miss a pair of similarity s with (1 - s^r)^b: the longest r that still misses next to none.
         rows = max((r for r in range(2, PERMUTATIONS // 2 + 1) if (1 - threshold**r) ** (PERMUTATIONS // r) <= MISSED), default=1)
@@ -31,6 +37,8 @@ class Near:
 
     def _hash(self, text: str, mine: frozenset) -> MinHash:
         if self.last is None or self.last[0] != text:  # a text is usually looked up and then added
+            from datasketch import MinHash
+
             sketch = MinHash(num_perm=PERMUTATIONS, seed=SEED)
             sketch.update_batch([" ".join(pair).encode("utf-8", "replace") for pair in sorted(mine)])
             self.last = text, sketch

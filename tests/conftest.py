@@ -1,5 +1,8 @@
 """What all tests share: a scripted OpenAI-compatible endpoint on a socket, and walls around the network, the home folder and the key."""
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import re
@@ -151,6 +154,28 @@ def run(*arguments: object, cwd: Path = ROOT, status: int | None = 0, **environm
     return done
 
 
+def inside(module: str, *arguments: object, cwd: Path = ROOT, status: int = 0) -> subprocess.CompletedProcess:
+    """As `run`, but in this process: for modules whose imports take seconds."""
+    from datagen.files import entry
+
+    out, err = (io.TextIOWrapper(io.BytesIO()) for _ in range(2))
+    was, sys.argv, code = (sys.argv, Path.cwd()), [module, *map(str, arguments)], 0
+    try:
+        os.chdir(cwd)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            entry(importlib.import_module(module).main)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+        if isinstance(end.code, str):
+            err.write(end.code)
+    finally:
+        sys.argv = was[0]
+        os.chdir(was[1])
+    texts = [(stream.flush(), stream.buffer.getvalue().decode())[1] for stream in (out, err)]
+    assert code == status, f"status {code}\n{texts[0]}\n{texts[1]}"
+    return subprocess.CompletedProcess([module, *arguments], code, *texts)
+
+
 def one_line(done: subprocess.CompletedProcess) -> str:
     """The single line of an expected failure."""
     lines = [line for line in done.stderr.strip().splitlines() if line.startswith("error: ")]
@@ -161,7 +186,10 @@ def one_line(done: subprocess.CompletedProcess) -> str:
 @pytest.fixture
 def project(tmp_path):
     """A copy of what git would check out, without weights, for tests that write where the project writes."""
-    target = tmp_path / "project"
+    return checkout(tmp_path / "project")
+
+
+def checkout(target: Path) -> Path:
     for name in ("axolotl", "datagen", "train", "eval", "tiny"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "text"))
     for path in [ROOT / "Makefile", *ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"]:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, one_line, play, run
+from conftest import ROOT, Endpoint, checkout, one_line, play, run
+from filelock import FileLock
 
 PROFILE = """
   test:
@@ -19,9 +20,8 @@ PROFILE = """
 """
 
 
-@pytest.fixture
-def place(project):
-    """The project with a profile of ten pairs, the environment of these tests as .venv, and no learning to speak of."""
+def prepared(project):
+    """The project with a profile of ten pairs, and the environment of these tests as .venv."""
     with open(project / "datagen/config.yaml", "a") as file:
         file.write(PROFILE)
     (project / ".venv/bin").mkdir(parents=True)
@@ -30,6 +30,32 @@ def place(project):
     (project / ".venv/bin/python").chmod(0o755)
     make(project, "setup", "--touch")
     return project
+
+
+@pytest.fixture
+def place(project):
+    return prepared(project)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """A project whose ten pairs were made and formatted, by one of pytest's processes for all."""
+    base = tmp_path_factory.getbasetemp()
+    project = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once/project"
+    project.parent.mkdir(exist_ok=True)
+    with FileLock(project.parent / "lock"):
+        if not (project.parent / "asked").exists():
+            server = Endpoint()
+            server.script = play
+            make(prepared(checkout(project)), "format", "PROFILE=test", OPENAI_BASE_URL=server.url)
+            server.close()
+            (project.parent / "asked").write_text(str(len(server.bodies)))
+    return project
+
+
+@pytest.fixture
+def formatted(once, tmp_path):
+    return shutil.copytree(once, tmp_path / "project")
 
 
 def make(project, *arguments, status=0, **environment):
@@ -44,42 +70,36 @@ def rows(path):
     return [json.loads(line) for line in path.open()]
 
 
-def test_data_and_format_make_ten_pairs_and_do_nothing_twice(place, endpoint):
-    endpoint.script = play
-    make(place, "format", "PROFILE=test")
-    data = place / "data/test"
+def test_data_and_format_make_ten_pairs_and_do_nothing_twice(formatted, once, endpoint):
+    data = formatted / "data/test"
     assert len(rows(data / "questions.jsonl")) == 12 and len(rows(data / "pairs.jsonl")) == 10
     train, val = rows(data / "tiny/train.jsonl"), rows(data / "tiny/val.jsonl")
     assert (len(train), len(val)) == (8, 2) and set(train[0]) == {"prompt", "chosen", "rejected"}
     assert train[0]["prompt"].startswith("<|user|> ") and train[0]["prompt"].endswith("<|end|><|assistant|>") and train[0]["chosen"].endswith("😊<|end|>")
-    asked = len(endpoint.bodies)
-    assert asked == 2 + 20 and len(rows(data.parent / "responses/scripted.jsonl")) == asked
-    again = make(place, "format", "PROFILE=test")
-    assert "== " not in again.stdout and len(endpoint.bodies) == asked
+    assert (once.parent / "asked").read_text() == "22" and len(rows(data.parent / "responses/scripted.jsonl")) == 22  # 2 lists, 20 answers
+    again = make(formatted, "format", "PROFILE=test")
+    assert "== " not in again.stdout and not endpoint.bodies
 
 
-def test_touching_files_pays_for_nothing(place, endpoint):
-    endpoint.script = play
-    make(place, "format", "PROFILE=test")
-    asked, before = len(endpoint.bodies), (place / "data/test/tiny/train.jsonl").read_bytes()
-    for path in place.rglob("*.*"):
-        if path.is_file() and ".venv" not in path.parts:
+def test_touching_files_pays_for_nothing(formatted, endpoint):
+    before = (formatted / "data/test/pairs.jsonl").read_bytes()
+    for path in formatted.rglob("*.*"):
+        if path.is_file() and not {".venv", "data"} & set(path.parts):
             os.utime(path)
-    make(place, "format", "PROFILE=test")
-    assert len(endpoint.bodies) == asked and (place / "data/test/tiny/train.jsonl").read_bytes() == before
+    done = make(formatted, "data", "PROFILE=test")
+    assert "== pairs" in done.stdout and not endpoint.bodies and (formatted / "data/test/pairs.jsonl").read_bytes() == before
 
 
-def test_a_changed_setting_redoes_only_what_depends_on_it(place, endpoint):
-    endpoint.script = play
-    make(place, "format", "PROFILE=test")
-    config = place / "datagen/config.yaml"
+def test_a_changed_setting_redoes_only_what_depends_on_it(formatted, endpoint):
+    config = formatted / "datagen/config.yaml"
     for change, stages in ((("held_out: 2", "held_out: 1"), "format"), (("concurrency: 4", "concurrency: 2"), ""), (("  timeout: 600", "  timeout: 60"), "")):
         assert change[0] in config.read_text()
         config.write_text(
             config.read_text().replace(change[0] + "\n", change[1] + "\n").replace(change[0] + ",", change[1] + ",").replace(change[0] + "  ", change[1] + "  ")
         )
-        done = make(place, "format", "PROFILE=test")
+        done = make(formatted, "format", "PROFILE=test")
         assert [line[3:] for line in done.stdout.splitlines() if line.startswith("== ")] == stages.split(), change
+    assert not endpoint.bodies
 
 
 def test_own_questions_and_own_pairs_get_folders_of_their_own(place, endpoint):

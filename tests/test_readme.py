@@ -4,7 +4,7 @@ import re
 import subprocess
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, inside
 
 TEXT = (ROOT / "README.md").read_text() + (ROOT / "datagen/prompts/README.md").read_text()
 MAKES = sorted(set(re.findall(r"^(?:[A-Z_]+=\S+ )*make ([a-z-]+)", TEXT, re.MULTILINE)) | set(re.findall(r"`make ([a-z-]+)", TEXT)))
@@ -47,8 +47,9 @@ def test_every_model_named_in_a_command_is_there():
 
 @pytest.mark.parametrize("module", [m for m in MODULES if "def main" in (ROOT / (m.replace(".", "/") + ".py")).read_text() and m != "tiny.corpus"])
 def test_every_entry_module_opens_with_the_command_that_runs_it(module):
-    assert f"python -m {module}" in (ROOT / (module.replace(".", "/") + ".py")).read_text().split('"""')[1]
-    assert "usage:" in run(module, "--help").stdout
+    text = (ROOT / (module.replace(".", "/") + ".py")).read_text()
+    assert f"python -m {module}" in text.split('"""')[1] and text.splitlines()[-2] == 'if __name__ == "__main__":'
+    assert "usage:" in inside(module, "--help").stdout
 
 
 def test_every_link_between_our_files_leads_somewhere():

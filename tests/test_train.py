@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import one_line, run
+from conftest import inside, one_line, run
 
 from datagen.files import UserError
 from train import launch, recipe
@@ -25,7 +25,7 @@ def make_data(folder, rows=40):
 
 
 def compose(project, *more, status=0):
-    return run("train.recipe", "tiny", "--data", "data/d", "--run", "r", "--gpus", "0", *more, cwd=project, status=status, PYTHONPATH=str(project))
+    return inside("train.recipe", "tiny", "--data", "data/d", "--run", "r", "--gpus", "0", *more, cwd=project, status=status)
 
 
 def test_a_run_file_is_the_base_with_its_data_and_folders(project):
@@ -76,7 +76,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(project):
 
 
 def test_an_unknown_base_lists_the_known(project):
-    done = run("train.recipe", "typo", "--data", "data/d", "--run", "r", cwd=project, status=1, PYTHONPATH=str(project))
+    done = inside("train.recipe", "typo", "--data", "data/d", "--run", "r", cwd=project, status=1)
     assert "MODEL is one of: llama3-8b, mistral-nemo, qwen2.5-7b, tiny" in one_line(done)
 
 
