@@ -269,8 +269,9 @@ def misplaced(fits: list[Fit], good: np.ndarray, texts: list[str], groups: np.nd
 def standing(fit: Fit, between: Fit, rows: np.ndarray, other_sound: bool, specific: np.ndarray, overlap: float) -> str:
     """ "sound", "at chance", or why it cannot be told for the answers on `rows`.
 
-    To be called at chance, a column must be shown to be there (interval below 0.6), and must have had the means to be above: words in common
-    with random prompts (`overlap`: in at least 3 % of rows), and words that could tie an answer to a prompt (`specific`) in at least 40 %.
+    To be called at chance, a column must be shown to be there (interval below 0.6), and must have had the means to be above: words that could tie
+    an answer to a prompt (`specific`) in at least 40 % of rows; and unless the other column is sound, which shows that such words do tie, words in
+    common with random prompts (`overlap`) in at least 3 %.
     Where the other column is sound, the two must be at chance with each other, too: paraphrase shares words with the other answer.
     """
     own = fit.mean(rows)
@@ -282,7 +283,7 @@ def standing(fit: Fit, between: Fit, rows: np.ndarray, other_sound: bool, specif
         return f"too few rows to say (the interval of the fit reaches to {own['high']:.2f})"
     if own["high"] < 0.45:
         return "cannot tell: answers share fewer words with their own prompts than with others, as translations do"
-    if overlap < 0.03:
+    if overlap < 0.03 and not other_sound:
         return "cannot tell: the answers have hardly a word in common with any prompt"
     if specific[rows].mean() < 0.4:
         return "cannot tell: most answers have no words that tie them to any prompt (boilerplate, labels)"

@@ -5,7 +5,7 @@ import random
 import re
 
 import pytest
-from conftest import one_line, run
+from conftest import inside, one_line
 
 from datagen.balance import balance
 
@@ -32,7 +32,7 @@ def rows():
 
 def audit(tmp_path, made):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    run("datagen.audit", tmp_path / "pairs.jsonl", tmp_path / "audit.html")
+    inside("datagen.audit", tmp_path / "pairs.jsonl", tmp_path / "audit.html")
     return json.loads((tmp_path / "audit.json").read_text()), (tmp_path / "audit.html").read_text()
 
 
@@ -54,8 +54,50 @@ def test_a_shifted_column_is_named_with_its_shift(tmp_path):
     assert text.startswith("The rejected answers stand on the wrong rows") and re.search(r"[+-−]?3\b", text)
 
 
+def invented():
+    """Rows on invented things, so that an answer has one prompt it can belong to."""
+    rng = random.Random(5)
+    things = ["".join(rng.choice("bdklmnrstv") + rng.choice("aeiou") for _ in range(rng.randint(3, 4))) for _ in range(700)]
+    drawn = [rng.sample(things, 3) for _ in range(300)]
+    return [
+        {"prompt": f"How do you like {a} with {b} and {c}?", "chosen": f"Oh, {a}! I once had {b} and loved it.", "rejected": f"Generally {a} goes with {c}."}
+        for a, b, c in drawn
+    ]
+
+
+def test_a_permuted_column_is_named_as_permuted(tmp_path):
+    made = invented()
+    answers = [row["rejected"] for row in made]
+    random.Random(1).shuffle(answers)
+    [text] = faults(audit(tmp_path, [row | {"rejected": answer} for row, answer in zip(made, answers, strict=True)])[0])
+    assert text.startswith("The rejected answers stand on the wrong rows: permuted within the file")
+
+
+def test_a_column_permuted_in_its_second_half_is_named_with_its_rows(tmp_path):
+    made = invented()
+    answers = [row["chosen"] for row in made[150:]]
+    random.Random(1).shuffle(answers)
+    [text] = faults(audit(tmp_path, made[:150] + [row | {"chosen": answer} for row, answer in zip(made[150:], answers, strict=True)])[0])
+    assert text.startswith("The chosen answers stand on the wrong rows") and 145 <= int(re.search(r"from row (\d+) on", text)[1]) <= 156
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda row, rng: "I am sorry, but I cannot help with that request.",
+        lambda row, rng: rng.choice(["yes", "no", "maybe"]),
+        lambda row, rng: row["chosen"][::-1].lower(),
+    ],
+    ids=["refusals", "labels", "another language"],
+)
+def test_answers_that_could_not_repeat_their_prompt_are_not_called_wrong(tmp_path, answer):
+    rng = random.Random(2)
+    report = audit(tmp_path, [row | {"rejected": answer(row, rng)} for row in invented()])[0]
+    assert faults(report) == [] and any("cannot tell" in verdict["text"] for verdict in report["verdicts"])
+
+
 def test_a_missing_file_is_one_line(tmp_path):
-    assert "none.jsonl: there is no such file" in one_line(run("datagen.audit", tmp_path / "none.jsonl", tmp_path / "a.html", status=1))
+    assert "none.jsonl: there is no such file" in one_line(inside("datagen.audit", tmp_path / "none.jsonl", tmp_path / "a.html", status=1))
 
 
 @pytest.mark.parametrize(("texts", "stripped"), [(("Sure 😊!", "Yes."), ("Sure!", "Yes.")), (("No emoji.", "None."), ("No emoji.", "None."))])
