@@ -14,6 +14,8 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 MODEL ?= tiny
 # A delta of axolotl/ablations/, or nothing.
 ABLATION ?=
+# Ablations for `make ablate`; empty: all of them.
+SET ?=
 # Your own pairs instead of generated ones: .jsonl, .json, .parquet, or the id of a Hub data set.
 PAIRS ?=
 # Your own questions instead of generated ones: one a line, or .jsonl.
@@ -41,7 +43,7 @@ BASE_MODEL ?= auto
 TUNED_MODEL ?= auto
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE GPUS BASE_MODEL TUNED_MODEL PYTHON
+VARIABLES := MODEL ABLATION SET PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE GPUS BASE_MODEL TUNED_MODEL PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -60,10 +62,13 @@ endif
 
 # Where things lie: data/<set>/<base>/ and out/<run>/. A set is a profile, a profile with your questions, or your pairs.
 stem  = $(basename $(notdir $(1)))
-SET   := $(if $(PAIRS),pairs-$(subst /,--,$(if $(wildcard $(PAIRS)),$(call stem,$(PAIRS)),$(PAIRS))),$(PROFILE)$(if $(QUESTIONS),-$(call stem,$(QUESTIONS))))
-DATA  := data/$(SET)
-READY_DATA := $(DATA)/$(MODEL)/stats.json
-RUN   := $(MODEL)$(if $(filter-out $(if $(filter tiny,$(MODEL)),tiny,paper),$(SET)),@$(SET))$(if $(ABLATION),+$(ABLATION))
+DATASET := $(if $(PAIRS),pairs-$(subst /,--,$(if $(wildcard $(PAIRS)),$(call stem,$(PAIRS)),$(PAIRS))),$(PROFILE)$(if $(QUESTIONS),-$(call stem,$(QUESTIONS))))
+DATA  := data/$(DATASET)
+# An ablation that changes the data has rendered rows of its own.
+DELTA   := $(if $(ABLATION),axolotl/ablations/$(ABLATION).yaml)
+VARIANT := $(if $(DELTA),$(shell grep -l '^data:' $(DELTA)))
+READY_DATA := $(DATA)/$(MODEL)$(if $(VARIANT),+$(ABLATION))/stats.json
+RUN   := $(MODEL)$(if $(filter-out $(if $(filter tiny,$(MODEL)),tiny,paper),$(DATASET)),@$(DATASET))$(if $(ABLATION),+$(ABLATION))
 OUT   := out/$(RUN)
 STORE := data/responses
 PART  := $(DATA)$(if $(SHARD),/shards/$(subst /,of,$(SHARD)))
@@ -93,7 +98,7 @@ TINY_GGUF := out/tiny-base.gguf
 SERVED    := $(if $(filter tiny,$(PROFILE)),$(TINY_GGUF),)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data format train merge eval report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data format train ablate measure where merge eval report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -129,6 +134,15 @@ publish-data: | $(READY)  ## Write the data card and push the data set to REPO (
 format: $(READY_DATA)  ## Render the pairs with MODEL's own chat template, and split them
 
 train: $(OUT)/margins.svg  ## Train MODEL by LoRA + DPO, and draw its reward margins
+
+ablate: | $(READY)  ## Run MODEL and its ablations SET, those that are missing, and put them into one table with intervals
+	@$(PY) -m train.ablate $(MODEL) --set '$(SET)' $(if $(GPUS),--gpus $(GPUS)) $(foreach v,PAIRS QUESTIONS PROFILE,'$(v)=$($(v))')
+
+# What `make ablate` needs of one run. Answers need a server of the tuned model, which only the embedded model brings along.
+measure: $(OUT)/heldout.json $(OUT)/margins.svg $(if $(filter tiny,$(MODEL)),$(OUT)/answers.jsonl)
+
+where:
+	@echo $(OUT) $(dir $(READY_DATA))
 
 merge: $(OUT)/merged/merge.json  ## Merge the adapter into its base, and check the result
 
@@ -170,9 +184,9 @@ $(READY):
 # ---------------------------------------------------------------- data
 
 # What a stage's result depends on, in one line; rewritten only when that changes.
-$(DATA)/questions.key $(DATA)/pairs.key $(DATA)/$(MODEL)/format.key: FORCE | $(READY)
+$(DATA)/questions.key $(DATA)/pairs.key $(READY_DATA:stats.json=format.key): FORCE | $(READY)
 	@mkdir -p $(@D)
-	@$(PY) -m datagen.config --profile $(PROFILE) --stage $(basename $(@F)) --base axolotl/$(MODEL).yaml > $@.new
+	@$(PY) -m datagen.config --profile $(PROFILE) --stage $(basename $(@F)) --base axolotl/$(MODEL).yaml $(if $(VARIANT),--variant $(VARIANT)) > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 $(DATA)/questions.jsonl: $(DATA)/questions.key $(wildcard $(QUESTIONS) $(FILL)) $(SERVED) datagen/questions.py datagen/near.py | $(READY)
@@ -183,9 +197,9 @@ $(PART)/pairs.jsonl: $(DATA)/pairs.key $(DATA)/questions.jsonl datagen/pairs.py 
 	@echo '== pairs'
 	@$(SERVE) $(PY) -m datagen.pairs $(DATA)/questions.jsonl $@ --profile $(PROFILE) --store $(STORE) $(if $(SHARD),--shard $(SHARD))
 
-$(READY_DATA): $(DATA)/$(MODEL)/format.key $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) datagen/format.py datagen/near.py datagen/balance.py | $(READY)
+$(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) datagen/format.py datagen/near.py datagen/balance.py | $(READY)
 	@echo '== format'
-	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE)
+	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT))
 
 # ---------------------------------------------------------------- training
 
@@ -198,6 +212,9 @@ $(OUT)/done: $(OUT)/run.yaml
 
 $(OUT)/margins.svg: $(OUT)/done train/monitor.py
 	@$(PY) -m train.monitor $(OUT) --data $(READY_DATA:/stats.json=)
+
+$(OUT)/heldout.json: $(OUT)/done train/heldout.py
+	@$(PY) -m train.heldout $(OUT) --data $(READY_DATA:/stats.json=)
 
 $(OUT)/merged/merge.json: $(OUT)/done train/merge.py
 	@echo '== merge'

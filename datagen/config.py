@@ -78,6 +78,17 @@ class Balance(Strict):
     emoji: Literal["as-is", "stripped"]
 
 
+class Variant(Strict):
+    """What an ablation's `data:` does to the training pairs; the held-out pairs stay those of the other runs, so that all are measured on the same."""
+
+    kind: Literal["conversational", "general"] | None = None
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    deduplicated: bool = False
+    length: Literal["as-is", "matched"] = "as-is"
+    emoji: Literal["as-is", "stripped"] = "as-is"
+    form: Literal["pairs", "unpaired"] = "pairs"
+
+
 class Settings(Strict):
     prompts: str
     endpoint: Endpoint
@@ -148,20 +159,30 @@ def load(profile: str, path: Path = PATH) -> Settings:
         raise UserError(f"{path}, profile {profile}: " + "; ".join(map(fault, error.errors()))) from None
 
 
-def fault(error: dict) -> str:
+def load_variant(path: Path | None) -> Variant:
+    """The `data:` of an ablation's file; what it leaves out stays as it is. Raises UserError that names every fault."""
+    values = read_yaml(path, "an ablation").get("data", {}) if path else {}
+    try:
+        return Variant(**values)
+    except ValidationError as error:
+        raise UserError(f"{path}, data: " + "; ".join(fault(e, Variant) for e in error.errors())) from None
+    except TypeError:
+        raise UserError(f"{path}: data needs keys and values, like {{share: 0.5}}, got {values!r}") from None
+
+
+def fault(error: dict, model: type = Settings) -> str:
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        model = Settings
         for part in error["loc"][:-1]:
             model = OwnPrice if model == dict[str, OwnPrice] else model.model_fields[part].annotation
         return f"unknown key {where} ({nearest(error['loc'][-1], model.model_fields)})"
     return f"{where}: {error['msg'].lower()}" + ("" if error["type"] == "missing" else f", got {error['input']!r}")
 
 
-def stage_key(settings: Settings, stage: str, base: Path | None = None) -> dict:
+def stage_key(settings: Settings, stage: str, base: Path | None = None, variant: Path | None = None) -> dict:
     """What the result of a stage depends on: its settings and the text of its prompts; not URLs, keys, time-outs or concurrency.
 
-    For `format`, also what it reads of the base's YAML, and the tokenizer where that is a local file.
+    For `format`, also what it reads of the base's and of an ablation's YAML, and the tokenizer where that is a local file.
     """
     everything = settings.model_dump()
     keys, prompts = {
@@ -178,6 +199,7 @@ def stage_key(settings: Settings, stage: str, base: Path | None = None) -> dict:
         key |= {k: yaml_.get(k) for k in ("base_model", "sequence_len")}
         tokenizer = Path(str(key["base_model"])) / "tokenizer.json"
         key |= {"tokenizer": sha256(tokenizer.read_bytes())} if tokenizer.exists() else {}
+        key |= {"variant": load_variant(variant).model_dump()} if variant else {}
     return key
 
 
@@ -186,9 +208,10 @@ def main() -> None:
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--stage", choices=["questions", "pairs", "format"])
     parser.add_argument("--base", type=Path, help="for --stage format: the Axolotl YAML of the base")
+    parser.add_argument("--variant", type=Path, help="for --stage format: the ablation whose `data:` changes the training pairs")
     args = parser.parse_args()
     settings = load(args.profile)
-    print(canonical(stage_key(settings, args.stage, args.base)) if args.stage else yaml.safe_dump(settings.model_dump(), sort_keys=False).strip())
+    print(canonical(stage_key(settings, args.stage, args.base, args.variant)) if args.stage else yaml.safe_dump(settings.model_dump(), sort_keys=False).strip())
 
 
 if __name__ == "__main__":

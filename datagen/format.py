@@ -173,6 +173,52 @@ def lint(tokenizer, rows: list[dict], originals: list[tuple[list[Message], str, 
     return faults, counts
 
 
+def rendered(tokenizer, originals: list[tuple[list[Message], str, str]], places: list[str]) -> tuple[list[dict], np.ndarray]:
+    """(rows of prompt, chosen and rejected as text for the trainer, their token counts). Raises UserError for the first row that is wrong."""
+    rows = []
+    for (messages, chosen, rejected), place in zip(originals, places, strict=True):
+        try:
+            (prompt, good), (_, bad) = render(tokenizer, messages, chosen), render(tokenizer, messages, rejected)
+        except ValueError as error:
+            raise UserError(f"{place}: {error} ({tokenizer.name_or_path})") from None
+        rows.append({"prompt": prompt, "chosen": good, "rejected": bad})
+    faults, counts = lint(tokenizer, rows, originals)
+    wrong = [f"{place}: {fault}" for place, fault in zip(places, faults, strict=True) if fault]
+    if wrong:
+        raise UserError(f"{wrong[0]}" + (f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""))
+    return rows, counts
+
+
+def vary(variant: config.Variant, raw: list[dict], originals: list[tuple], threshold: float) -> tuple[list[int], list[tuple], dict[str, int]]:
+    """(positions of the training pairs that a variant keeps, those pairs with its texts, how many it left out and why).
+
+    A share is that of the smallest hashes of questions: a quarter lies within the half, and neither depends on the order of the file.
+    """
+    kept, left = list(range(len(raw))), {}
+    questions = [" ".join(m["content"] for m in messages) for messages, *_ in originals]
+    if variant.kind:
+        kept = [i for i in kept if raw[i].get("kind") == variant.kind]
+        left[f"not {variant.kind}"] = len(raw) - len(kept)
+    if variant.deduplicated:
+        near, seen = Near(threshold), []
+        for i in kept:
+            if not near.matches(questions[i]):
+                near.add(questions[i])
+                seen.append(i)
+        left["near-duplicate question"], kept = len(kept) - len(seen), seen
+    if variant.share < 1:
+        part = sorted(sorted(kept, key=lambda i: (sha256(questions[i]), i))[: round(variant.share * len(kept))])
+        left["not drawn"], kept = len(kept) - len(part), part
+    stay, texts, dropped = balance([originals[i][1:] for i in kept], variant.length, variant.emoji)
+    kept = [kept[j] for j in stay]
+    return kept, [(originals[i][0], *pair) for i, pair in zip(kept, texts, strict=True)], left | {k: v for k, v in dropped.items() if v}
+
+
+def unpaired(rows: list[dict]) -> list[dict]:
+    """Each pair as two labelled answers, the good one first."""
+    return [{"prompt": row["prompt"], "completion": row[c], "label": c == "chosen"} for row in rows for c in COLUMNS[1:]]
+
+
 def split(questions: list[str], held_out: int, threshold: float, seed: int | None) -> list[bool]:
     """True for the rows to hold out: whole groups of equal and near-equal questions, chosen by seed, until `held_out` are there."""
     near = Near(threshold)
@@ -221,8 +267,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for train.jsonl, val.jsonl, heldout.jsonl and stats.json")
     parser.add_argument("--base", type=Path, required=True, help="the Axolotl YAML of the base")
     parser.add_argument("--profile", default="paper")
+    parser.add_argument("--variant", type=Path, help="an ablation whose `data:` changes the training pairs")
     args = parser.parse_args()
-    settings = config.load(args.profile)
+    settings, variant = config.load(args.profile), config.load_variant(args.variant)
     base = config.read_yaml(args.base, "an Axolotl configuration")
     raw, places = read_pairs(args.pairs)
     if len(raw) < 2:
@@ -233,18 +280,7 @@ def main() -> None:
     originals = [(originals[i][0], *pair) for i, pair in zip(kept, texts, strict=True)]
     tokenizer = load_tokenizer(base["base_model"])
 
-    rows = []
-    for (messages, chosen, rejected), place in zip(originals, places, strict=True):
-        try:
-            (prompt, good), (_, bad) = render(tokenizer, messages, chosen), render(tokenizer, messages, rejected)
-        except ValueError as error:
-            raise UserError(f"{place}: {error} ({base['base_model']})") from None
-        rows.append({"prompt": prompt, "chosen": good, "rejected": bad})
-    faults, counts = lint(tokenizer, rows, originals)
-    wrong = [f"{place}: {fault}" for place, fault in zip(places, faults, strict=True) if fault]
-    if wrong:
-        raise UserError(f"{wrong[0]}" + (f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""))
-
+    rows, counts = rendered(tokenizer, originals, places)
     limit = base["sequence_len"]
     too_long = counts[:, 0] + counts[:, 1:].max(axis=1) > limit
     same = np.array([row["chosen"] == row["rejected"] for row in rows])
@@ -258,10 +294,22 @@ def main() -> None:
 
     spaced = sum(any(answer_text(raw[i][c]) != answer_text(raw[i][c]).strip() for c in COLUMNS[1:]) for i in keep)
     parts = {name: [i for i, h in zip(keep, held, strict=True) if h == flag] for name, flag in (("train", False), ("val", True))}
-    for name, part in parts.items():
-        write_jsonl(args.out / f"{name}.jsonl", [rows[i] for i in part])
+    train = [rows[i] for i in parts["train"]]
+    if args.variant:
+        before = [originals[i] for i in parts["train"]]
+        varied, after, left = vary(variant, [raw[i] for i in parts["train"]], before, settings.questions.near_duplicate)
+        if not varied:
+            raise UserError(
+                f"{args.variant}: its data leaves none of {len(before)} training pairs of {args.pairs} ({', '.join(f'{n} {why}' for why, n in left.items())})"
+            )
+        parts["train"] = [parts["train"][j] for j in varied]
+        train, counts[parts["train"]] = rendered(tokenizer, after, [places[i] for i in parts["train"]])
+        unbalanced = {why: unbalanced.get(why, 0) + left.get(why, 0) for why in unbalanced | left}
+    shape = unpaired if variant.form == "unpaired" else list
+    for name, part in (("train", train), ("val", [rows[i] for i in parts["val"]])):
+        write_jsonl(args.out / f"{name}.jsonl", shape(part))
     write_jsonl(args.out / "heldout.jsonl", [heldout_row(raw[i], originals[i]) for i in parts["val"]])
-    kept = counts[keep]
+    kept = counts[[*parts["train"], *parts["val"]]]
     percentiles = {name: {f"p{p}": int(np.percentile(column, p)) for p in (5, 50, 95, 100)} for name, column in zip(COLUMNS, kept.T, strict=True)}
     stats = {
         "source": args.pairs,
@@ -269,24 +317,25 @@ def main() -> None:
         "base_model": base["base_model"],
         "chat_template_sha256": sha256(tokenizer.chat_template),
         "rows": total,
-        "train": len(parts["train"]),
+        "train": len(shape(train)),
         "val": len(parts["val"]),
         "dropped": {"longer than sequence_len": int(too_long.sum()), "equal answers": int((same & ~too_long).sum())} | {k: v for k, v in unbalanced.items() if v},
         "balance": settings.balance.model_dump(),
+        "variant": variant.model_dump(exclude_defaults=True),
         "answers with outer white space": spaced,
         "tokens": percentiles,
         "train_tokens": int(counts[parts["train"]].sum() + counts[parts["train"], 0].sum()),  # the prompt goes with both answers
     }
     write_json(args.out / "stats.json", stats)
 
-    for i in parts["train"][:2]:
+    for i, row in list(zip(parts["train"], train, strict=True))[:2]:
         print(f"--- a row as it is trained on ({places[i]})")
-        print("\n".join(f"{column:8} {rows[i][column]!r}" for column in COLUMNS))
+        print("\n".join(f"{column:8} {row[column]!r}" for column in COLUMNS))
     print(f"--- tokens of {base['base_model']} (sequence_len {limit})\n" + f"{'':8} {'p5':>6} {'p50':>6} {'p95':>6} {'max':>6}")
     for column, values in percentiles.items():
         print(f"{column:8} " + " ".join(f"{v:6}" for v in values.values()))
     dropped = ", ".join(f"{count} {reason}" for reason, count in stats["dropped"].items())
-    print(f"{len(parts['train'])} train and {len(parts['val'])} val rows in {args.out}; dropped: {dropped}")
+    print(f"{stats['train']} train and {stats['val']} val rows in {args.out}; dropped: {dropped}")
     if spaced:
         print(f"  {spaced} rows had answers with white space around them, which was taken off")
 

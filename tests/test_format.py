@@ -159,6 +159,37 @@ def test_the_trainer_sees_the_exact_prompt_and_answer(base, name):
     check(base, ours(base, ONE, answers), ONE, answers)
 
 
+def trained_otherwise(trainer: str, tokenizer, row: dict[str, str]) -> tuple[list[int], list[int], list[int]]:
+    """As `trained`, by the trainers of the other losses: ORPO's, SimPO's (of CPO) and KTO's."""
+    if trainer == "kto":
+        from datasets import Dataset, disable_progress_bars
+        from trl.trainer.kto_trainer import KTOTrainer
+
+        disable_progress_bars()
+        args = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode="keep_start")
+        self = SimpleNamespace(_tokenizer=tokenizer, calculate_KL=False)
+        good, bad = KTOTrainer._prepare_dataset(self, Dataset.from_list(format.unpaired([row])), tokenizer, args, "train")
+        assert (good["label"], bad["label"]) == (True, False) and good["prompt_ids"] == bad["prompt_ids"]
+        return good["prompt_ids"], good["completion_ids"], bad["completion_ids"]
+    if trainer == "orpo":
+        from trl.experimental.orpo import ORPOTrainer as Trainer
+    else:
+        from trl.experimental.cpo import CPOTrainer as Trainer
+    self = SimpleNamespace(processing_class=tokenizer, is_encoder_decoder=False, max_length=512, truncation_mode="keep_start")
+    self.build_tokenized_answer = lambda *texts: Trainer.build_tokenized_answer(self, *texts)
+    made = Trainer.tokenize_row(self, row)
+    head = made["chosen_labels"].count(-100)
+    assert head == made["rejected_labels"].count(-100) and made["chosen_input_ids"][:head] == made["rejected_input_ids"][:head]
+    return made["chosen_input_ids"][:head], made["chosen_input_ids"][head:], made["rejected_input_ids"][head:]
+
+
+@pytest.mark.parametrize("trainer", ["orpo", "simpo", "kto"])
+@pytest.mark.parametrize("base", BASES)
+def test_the_trainers_of_the_other_losses_see_the_same_tokens(base, trainer):
+    row = ours(base, SEVERAL, [ANSWERS["emoji"], FORMAL])
+    assert trained_otherwise(trainer, tokenizer_of(base), row) == trained(tokenizer_of(base), row)
+
+
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("name", ["ordinary", "user", "spaced"])
 def test_several_turns_keep_every_turn_in_the_prompt(base, name):

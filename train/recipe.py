@@ -20,7 +20,8 @@ from datagen.config import nearest, read_yaml
 from datagen.files import UserError, entry, quiet_libraries, read_json, sha256, write_text
 
 BASES = Path("axolotl")
-REFERENCE_GPUS = 2  # the paper trained on two; on n GPUs the accumulation changes so that the effective batch stays
+REFERENCE_GPUS = 2  # the paper trained on two; on n GPUs the accumulation changes so that the effective batch stays, and the micro-batch where it must
+WITHOUT_TYPE = ("orpo", "kto")
 DATA_KEYS = ("datasets", "test_datasets", "dataset_prepared_path", "output_dir")
 HEADER = """\
 # {run}: written by train.recipe from {sources}. Complete: `accelerate launch -m axolotl.cli.train` needs nothing else.
@@ -37,32 +38,55 @@ def ablations() -> list[str]:
 
 
 def compose(base: str, ablation: str | None, data: Path, run: str, gpus: int) -> dict:
-    """The configuration of a run. Raises UserError for unknown names and for an ablation that changes nothing."""
+    """The configuration of a run. Raises UserError for unknown names, and for an ablation that changes nothing of this base."""
     if base not in bases():
         raise UserError(f"there is no axolotl/{base}.yaml; MODEL is one of: {', '.join(bases())}")
     config = read_yaml(BASES / f"{base}.yaml", "an Axolotl configuration")
-    if ablation:
-        if ablation not in ablations():
-            raise UserError(f"there is no axolotl/ablations/{ablation}.yaml; ABLATION is one of: {', '.join(ablations()) or '(none yet)'}")
-        delta = read_yaml(BASES / "ablations" / f"{ablation}.yaml", "an ablation")
-        idle = [key for key, value in delta.items() if config.get(key) == value]
-        if idle:
-            raise UserError(f"axolotl/ablations/{ablation}.yaml: {', '.join(idle)} is already so in axolotl/{base}.yaml; an ablation holds only what it changes")
-        config |= delta
+    processes = max(1, gpus)
+    batch = effective_batch(config, REFERENCE_GPUS if gpus else 1)
+    delta = read_delta(ablation) if ablation else {}
+    changed = overlay(config, delta)
+    if ablation and changed == config and "data" not in delta:
+        raise UserError(f"axolotl/ablations/{ablation}.yaml: {', '.join(delta)} is already so in axolotl/{base}.yaml, so it would only repeat that run")
+    config = changed
     for key, name in (("datasets", "train"), ("test_datasets", "val")):
         config[key] = copy.deepcopy(config[key])
         config[key][0]["path"] = str(data / f"{name}.jsonl")
+        if config["rl"] in WITHOUT_TYPE:
+            del config[key][0]["type"]  # rows are rendered already, and Axolotl has no passthrough for these
     config["dataset_prepared_path"] = f"out/{run}/prepared"
     config["output_dir"] = f"out/{run}/adapter"
-    if gpus and gpus != REFERENCE_GPUS:
-        batch = effective_batch(config, REFERENCE_GPUS)
-        accumulation, rest = divmod(batch, config["micro_batch_size"] * gpus)
-        if rest:
+    if "gradient_accumulation_steps" not in delta:  # the batch is held, whatever the number of GPUs and the micro-batch
+        share, rest = divmod(batch, processes)
+        micro = max((m for m in range(1, config["micro_batch_size"] + 1) if not rest and share % m == 0), default=0)
+        if not micro or (processes <= REFERENCE_GPUS and micro != config["micro_batch_size"]):
             raise UserError(
-                f"an effective batch of {batch} does not divide into {gpus} GPUs x micro_batch_size {config['micro_batch_size']}; change GPUS or micro_batch_size"
+                f"an effective batch of {batch} does not divide into {processes} GPUs x micro_batch_size {config['micro_batch_size']}; change GPUS or micro_batch_size"
             )
-        config["gradient_accumulation_steps"] = accumulation
+        config |= {"micro_batch_size": micro, "gradient_accumulation_steps": share // micro}
     return config
+
+
+def read_delta(ablation: str) -> dict:
+    """The keys of an ablation; `data` (datagen.config.Variant) is for the rendering, the others are for Axolotl."""
+    if ablation not in ablations():
+        raise UserError(f"there is no axolotl/ablations/{ablation}.yaml; ABLATION is one of: {', '.join(ablations())}")
+    return read_yaml(BASES / "ablations" / f"{ablation}.yaml", "an ablation")
+
+
+def overlay(config: dict, delta: dict) -> dict:
+    """`config` with a delta on it: null takes a key away, and `x0.1` is a tenth of the base's own number, since bases of different size differ in it."""
+    changed = dict(config)
+    for key, value in delta.items():
+        if key == "data":
+            continue
+        if value is None:
+            changed.pop(key, None)
+        elif isinstance(value, str) and (times := re.fullmatch(r"x(\d+(?:\.\d+)?)", value)):
+            changed[key] = float(f"{config[key] * float(times[1]):.6g}")
+        else:
+            changed[key] = value
+    return changed
 
 
 def effective_batch(config: dict, processes: int) -> int:
