@@ -28,14 +28,20 @@ FILL ?=
 SHARD ?=
 # The most that a data set may cost, in US dollars; empty: no cap.
 BUDGET_USD ?=
-# Where to publish a data set: org/name on the Hub.
+# Where to publish a data set or a model: org/name on the Hub.
 REPO ?=
-# 1: `make publish-data` writes the card and the files, and sends nothing.
+# 1: publishing only writes the card and the files, and sends nothing.
 DRY_RUN ?=
-# 1: the published data set is public; empty: private.
+# 1: what is published is public; empty: private.
 PUBLIC ?=
-# Licence of the published data set, where that of its generator model is not known.
+# Licence of the published data set or model, where that of its generator model is not known.
 LICENCE ?=
+# What `make publish` pushes: adapter or merged.
+WHAT ?= adapter
+# Where the data set of a published model lies on the Hub, to be linked: org/name.
+DATA_REPO ?=
+# 1: `make chat` on a page of this machine instead of in the terminal.
+WEB ?=
 # GPUs to train on; empty: as many as there are.
 GPUS ?= $(if $(filter tiny,$(MODEL)),0,)
 # Names under which base and tuned model are served, for `make eval` (auto: the one model at OPENAI_BASE_URL, TUNED_BASE_URL).
@@ -43,7 +49,7 @@ BASE_MODEL ?= auto
 TUNED_MODEL ?= auto
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE GPUS BASE_MODEL TUNED_MODEL PYTHON
+VARIABLES := MODEL ABLATION SET PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB GPUS BASE_MODEL TUNED_MODEL PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -70,6 +76,11 @@ VARIANT := $(if $(DELTA),$(shell grep -l '^data:' $(DELTA)))
 READY_DATA := $(DATA)/$(MODEL)$(if $(VARIANT),+$(ABLATION))/stats.json
 RUN   := $(MODEL)$(if $(filter-out $(if $(filter tiny,$(MODEL)),tiny,paper),$(DATASET)),@$(DATASET))$(if $(ABLATION),+$(ABLATION))
 OUT   := out/$(RUN)
+ifeq ($(origin RUN),command line)
+ifneq ($(filter-out chat publish,$(MAKECMDGOALS)),)
+$(error RUN= names a finished run for `make chat` and `make publish`; a run to be made is named by MODEL, ABLATION and the data)
+endif
+endif
 STORE := data/responses
 PART  := $(DATA)$(if $(SHARD),/shards/$(subst /,of,$(SHARD)))
 # The pairs that are looked at and published: yours, or those made here.
@@ -98,7 +109,7 @@ TINY_GGUF := out/tiny-base.gguf
 SERVED    := $(if $(filter tiny,$(PROFILE)),$(TINY_GGUF),)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data format train ablate measure where merge eval report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data format train ablate measure where chat publish merge eval report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -129,7 +140,7 @@ topics: $(if $(PAIRS),,$(MINE)) | $(READY)  ## An interactive map of the topics 
 	@$(PY) -m datagen.topics $(MINE) $(PART)/topics.html
 
 publish-data: | $(READY)  ## Write the data card and push the data set to REPO (DRY_RUN=1: only write)
-	@$(PY) -m train.publish data $(DATA) $(REPO) $(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(PUBLIC),--public) $(if $(LICENCE),--licence '$(LICENCE)')
+	@$(PY) -m train.publish data $(DATA) $(REPO) $(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(filter-out 0,$(PUBLIC)),--public) $(if $(LICENCE),--licence '$(LICENCE)')
 
 format: $(READY_DATA)  ## Render the pairs with MODEL's own chat template, and split them
 
@@ -146,6 +157,18 @@ where:
 
 merge: $(OUT)/merged/merge.json  ## Merge the adapter into its base, and check the result
 
+chat: | $(READY)  ## Chat with the trained model in the terminal, or on a page (WEB=1); RUN= names any finished run
+ifeq ($(MODEL),tiny)
+	@test -e $(OUT)/merged/merge.json || { echo 'error: $(OUT)/merged: there is no merged model; run `make merge` first' >&2; exit 1; }
+	@[ $(OUT)/tuned.gguf -nt $(OUT)/merged/merge.json ] || $(PY) -m tiny.convert $(OUT)/merged $(OUT)/tuned.gguf
+	@$(PY) -m tiny.serve $(OUT)/tuned.gguf -- $(PY) -m train.chat $(OUT) --endpoint $(if $(filter-out 0,$(WEB)),--web)
+else
+	@$(PY) -m train.chat $(OUT) $(if $(filter-out auto,$(TUNED_MODEL)),--endpoint --model $(TUNED_MODEL)) $(if $(filter-out 0,$(WEB)),--web)
+endif
+
+publish: | $(READY)  ## Write the card of the trained model and push it to REPO (DRY_RUN=1: only write; WHAT=merged: the merged model)
+	@$(PY) -m train.publish model $(OUT) $(REPO) --what $(WHAT) $(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(filter-out 0,$(PUBLIC)),--public) $(if $(LICENCE),--licence '$(LICENCE)') $(if $(DATA_REPO),--data-repo $(DATA_REPO))
+
 eval: $(OUT)/answers.jsonl  ## Base and tuned model answer the held-out questions; compare them
 	@$(PY) -m eval.surface $<
 
@@ -161,7 +184,7 @@ tiny: $(READY)  ## Build the embedded model anew from tiny/text (4 minutes); the
 	@$(PY) -m tiny.build
 
 clean:  ## Delete what is free to make again; keeps replies, data sets, adapters and merged models
-	rm -rf out/*/prepared out/*/report.* out/*/margins.* out/*/*.gguf out/*.gguf out/serve-*.log data/*/*/ .pytest_cache .ruff_cache
+	rm -rf out/*/prepared out/*/publish out/*/report.* out/*/margins.* out/*/*.gguf out/*.gguf out/serve-*.log data/*/*/ .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean:  ## Delete everything that git does not keep, paid replies and trained models too (asks first)

@@ -215,6 +215,27 @@ def test_the_whole_chain_runs_through_axolotl_and_a_second_time_does_nothing(pla
     assert (run_ / "adapter.previous/adapter_model.safetensors").exists()
 
 
+@pytest.mark.slow
+def test_ablations_are_run_and_compared_and_a_second_time_nothing_is_done(place, endpoint):
+    endpoint.script = play
+    shutil.copytree(ROOT / "tiny/model", place / "tiny/model", dirs_exist_ok=True)
+    base = place / "axolotl/tiny.yaml"
+    base.write_text(base.read_text().replace("micro_batch_size: 16", "micro_batch_size: 2").replace("warmup_steps: 4", "warmup_steps: 1"))
+    arguments = ("ablate", "PROFILE=test", "SET=beta-0.5 data-half")
+    make(place, *arguments)
+    table = (place / "out/ablations/tiny.md").read_text()
+    steps = {
+        line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1]
+        for line in table.splitlines()
+        if line.startswith("| ") and "[" in line and not line.startswith("| |")
+    }
+    assert steps == {"tiny": "8, 4", "beta-0.5": "8, 4", "data-half": "4, 2"} and "n = 2 held-out pairs, 2 answers." in table
+    made = {path: path.stat().st_mtime for path in place.glob("out/*/adapter/*.safetensors")}
+    assert len(made) == 3
+    make(place, *arguments)
+    assert {path: path.stat().st_mtime for path in made} == made and (place / "out/ablations/tiny.md").read_text() == table
+
+
 def test_the_base_and_the_tuned_model_get_the_same_questions_and_seeds(endpoint, tmp_path):
     endpoint.models = ["base", "tuned"]
     endpoint.script = lambda body: f"{body['model']} says hello."

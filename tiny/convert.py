@@ -86,7 +86,8 @@ def convert(folder: Path, out: Path) -> None:
     writer.add_token_merges(merges)
     writer.add_bos_token_id((vocabulary | special)[settings["bos_token"]])
     writer.add_eos_token_id((vocabulary | special)[settings["eos_token"]])
-    writer.add_pad_token_id((vocabulary | special)[settings["pad_token"]])
+    if settings.get("pad_token"):  # Llama 3's tokenizer names none
+        writer.add_pad_token_id((vocabulary | special)[settings["pad_token"]])
     writer.add_add_bos_token(True)
     writer.add_chat_template(template.read_text() if template.exists() else settings["chat_template"])
 
