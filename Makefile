@@ -16,6 +16,10 @@ MODEL ?= tiny
 ABLATION ?=
 # Ablations for `make ablate`; empty: all of them.
 SET ?=
+# Settings for several GPUs: a file of axolotl/scale/, or nothing.
+SCALE ?=
+# GPU to plan for, such as a100-80g:2; empty: those found.
+GPU ?=
 # Your own pairs instead of generated ones: .jsonl, .json, .parquet, or the id of a Hub data set.
 PAIRS ?=
 # Your own questions instead of generated ones: one a line, or .jsonl.
@@ -42,6 +46,8 @@ WHAT ?= adapter
 DATA_REPO ?=
 # 1: `make chat` on a page of this machine instead of in the terminal.
 WEB ?=
+# 1: a grave alarm of train.health ends the run; empty: alarms are only printed.
+STOP_ON_ALARM ?=
 # GPUs to train on; empty: as many as there are.
 GPUS ?= $(if $(filter tiny,$(MODEL)),0,)
 # Names under which base and tuned model are served, for `make eval` (auto: the one model at OPENAI_BASE_URL, TUNED_BASE_URL).
@@ -49,7 +55,7 @@ BASE_MODEL ?= auto
 TUNED_MODEL ?= auto
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB GPUS BASE_MODEL TUNED_MODEL PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BASE_MODEL TUNED_MODEL PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -61,7 +67,7 @@ ifeq ($(filter $(ABLATION),$(ABLATIONS)),)
 $(error there is no axolotl/ablations/$(ABLATION).yaml; ABLATION is one of: $(or $(ABLATIONS),(none yet)))
 endif
 endif
-export BUDGET_USD
+export BUDGET_USD STOP_ON_ALARM
 ifneq ($(word 2,$(PAIRS))$(word 2,$(QUESTIONS)),)
 $(error PAIRS and QUESTIONS cannot hold a space: make would take it for two files; rename the file or link to it)
 endif
@@ -109,7 +115,7 @@ TINY_GGUF := out/tiny-base.gguf
 SERVED    := $(if $(filter tiny,$(PROFILE)),$(TINY_GGUF),)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data format train ablate measure where chat publish merge eval report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -142,15 +148,22 @@ topics: $(if $(PAIRS),,$(MINE)) | $(READY)  ## An interactive map of the topics 
 publish-data: | $(READY)  ## Write the data card and push the data set to REPO (DRY_RUN=1: only write)
 	@$(PY) -m train.publish data $(DATA) $(REPO) $(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(filter-out 0,$(PUBLIC)),--public) $(if $(LICENCE),--licence '$(LICENCE)')
 
+plan: | $(READY)  ## Memory, time and disk of a run, before anything is downloaded; refuses what cannot fit
+	@$(PY) -m train.plan $(MODEL) $(if $(ABLATION),--ablation $(ABLATION)) $(if $(SCALE),--scale $(SCALE)) $(if $(GPU),--gpu $(GPU)) $(if $(wildcard $(READY_DATA)),--data $(READY_DATA:/stats.json=))
+
 format: $(READY_DATA)  ## Render the pairs with MODEL's own chat template, and split them
 
 train: $(OUT)/margins.svg  ## Train MODEL by LoRA + DPO, and draw its reward margins
+
+health: $(OUT)/margins.svg  ## Alarms over the log, settings, data and answers of a run, each with what to try
+	@$(PY) -m train.health $(OUT) --data $(READY_DATA:/stats.json=)
 
 ablate: | $(READY)  ## Run MODEL and its ablations SET, those that are missing, and put them into one table with intervals
 	@$(PY) -m train.ablate $(MODEL) --set '$(SET)' $(if $(GPUS),--gpus $(GPUS)) $(foreach v,PAIRS QUESTIONS PROFILE,'$(v)=$($(v))')
 
 # What `make ablate` needs of one run. Answers need a server of the tuned model, which only the embedded model brings along.
 measure: $(OUT)/heldout.json $(OUT)/margins.svg $(if $(filter tiny,$(MODEL)),$(OUT)/answers.jsonl)
+	@$(PY) -m train.health $(OUT) --data $(READY_DATA:/stats.json=)
 
 where:
 	@echo $(OUT) $(dir $(READY_DATA))
@@ -184,7 +197,7 @@ tiny: $(READY)  ## Build the embedded model anew from tiny/text (4 minutes); the
 	@$(PY) -m tiny.build
 
 clean:  ## Delete what is free to make again; keeps replies, data sets, adapters and merged models
-	rm -rf out/*/prepared out/*/publish out/*/report.* out/*/margins.* out/*/*.gguf out/*.gguf out/serve-*.log data/*/*/ .pytest_cache .ruff_cache
+	rm -rf out/*/prepared out/*/publish out/*/report.* out/*/margins.* out/*/training.* out/*/*.gguf out/*.gguf out/serve-*.log data/*/*/ .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean:  ## Delete everything that git does not keep, paid replies and trained models too (asks first)
@@ -227,7 +240,7 @@ $(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PA
 # ---------------------------------------------------------------- training
 
 $(OUT)/run.yaml: $(READY_DATA) FORCE | $(READY)
-	@$(PY) -m train.recipe $(MODEL) --data $(<D) --run $(RUN) $(if $(ABLATION),--ablation $(ABLATION)) $(if $(GPUS),--gpus $(GPUS))
+	@$(PY) -m train.recipe $(MODEL) --data $(<D) --run $(RUN) $(if $(ABLATION),--ablation $(ABLATION)) $(if $(SCALE),--scale $(SCALE)) $(if $(GPUS),--gpus $(GPUS))
 
 $(OUT)/done: $(OUT)/run.yaml
 	@echo '== train'
@@ -256,6 +269,7 @@ $(OUT)/answers.jsonl: $(OUT)/done $(READY_DATA) $(if $(filter tiny,$(MODEL)),$(T
 	@$(if $(filter tiny,$(MODEL)),$(PY) -m tiny.serve $(TINY_GGUF) $(OUT)/tuned.gguf --) $(PY) -m eval.answers $(READY_DATA:/stats.json=/heldout.jsonl) $(OUT) \
 	  --profile $(PROFILE) --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL) --store $(STORE)
 
-$(OUT)/report.html: $(OUT)/margins.svg $(OUT)/merged/merge.json $(OUT)/answers.jsonl eval/report.py eval/report.html.j2 eval/report.md.j2 eval/surface.py
+$(OUT)/report.html: $(OUT)/margins.svg $(OUT)/heldout.json $(OUT)/merged/merge.json $(OUT)/answers.jsonl eval/report.py eval/report.html.j2 eval/report.md.j2 eval/surface.py train/health.py
 	@echo '== report'
+	@$(PY) -m train.health $(OUT) --data $(READY_DATA:/stats.json=)
 	@$(PY) -m eval.report $(OUT) --data $(READY_DATA:/stats.json=)

@@ -62,7 +62,7 @@ def collect(run: Path, data: Path) -> dict:
     meta, stats = read_json(run / "answers.meta.json"), read_json(data / "stats.json")
     if meta["heldout_sha256"] != sha256((data / "heldout.jsonl").read_bytes()):
         raise UserError(f"{run / 'answers.jsonl'} answers other questions than {data / 'heldout.jsonl'}; run `make eval` again")
-    told = told_apart(answers)
+    told, health = told_apart(answers), read_json(run / "health.json")
     return {
         "run": run.name,
         "folder": str(run),
@@ -71,9 +71,24 @@ def collect(run: Path, data: Path) -> dict:
         "stats": stats,
         "config": {
             k: config[k]
-            for k in ("learning_rate", "num_epochs", "micro_batch_size", "gradient_accumulation_steps", "lora_r", "lora_alpha", "lora_dropout", "rl_beta", "optimizer")
+            for k in (
+                "rl",
+                "learning_rate",
+                "num_epochs",
+                "micro_batch_size",
+                "gradient_accumulation_steps",
+                "lora_r",
+                "lora_alpha",
+                "lora_dropout",
+                "rl_beta",
+                "optimizer",
+            )
+            if k in config
         },
         "metrics": read_json(run / "metrics.json"),
+        "held": {k: v for k, v in read_json(run / "heldout.json").items() if k in ("pairs", "accuracy", "margin")},
+        "alarms": health["alarms"],
+        "checks": len(health["checks"]),
         "measures": [
             {"measure": row["measure"]} | {who: show(row[who], row["share"], who == "difference") for who in ("base", "tuned", "difference")} for row in compare(answers)
         ],
@@ -88,8 +103,9 @@ def render(context: dict, figure_svg: str) -> tuple[str, str]:
     """(HTML, Markdown). Model text is escaped in both: it is shown, never run."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = lambda text: re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", str(text)).replace("\n", "<br>")
+    environment.filters["percent"] = lambda value: show(value, True)
     html = environment.overlay(autoescape=True)
-    html.filters["cell"] = environment.filters["cell"]
+    html.filters |= environment.filters
     figure = "data:image/svg+xml;base64," + base64.b64encode(figure_svg.encode()).decode()
     return html.get_template("report.html.j2").render(context, figure=figure), environment.get_template("report.md.j2").render(context)
 
@@ -103,9 +119,8 @@ def main() -> None:
     html, markdown = render(context, read_text(args.run / "margins.svg", "the figure, from `make train`"))
     write_text(args.run / "report.md", markdown)
     write_text(args.run / "report.html", html)
-    metrics, told = context["metrics"], context["told"]
-    low, high = metrics["held-out accuracy interval"]
-    print(f"reward accuracy on {metrics['held-out pairs']} held-out pairs: {metrics['held-out accuracy']:.3f} [{low:.3f}, {high:.3f}]")
+    held, told = context["held"], context["told"]
+    print(f"held-out pairs ranked rightly: {show(held['accuracy'], True)} of {held['pairs']}")
     print(f"tuned answers told from the base's, in the right direction: {told['count']} of {told['n']}, {told['text']}")
     print(f"{args.run / 'report.html'} and report.md")
 

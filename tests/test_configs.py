@@ -12,6 +12,32 @@ YAMLS = sorted(path.relative_to(ROOT) for folder in ("axolotl", "datagen", "tiny
 TRAINING = [path for path in YAMLS if path.parts[0] == "axolotl" and len(path.parts) == 2]
 PAPER = [path for path in TRAINING if path.stem != "tiny"]
 
+ABLATIONS = [
+    "base-4bit",
+    "base-bf16",
+    "beta-0.01",
+    "beta-0.5",
+    "data-conversational",
+    "data-deduplicated",
+    "data-general",
+    "data-half",
+    "data-length-matched",
+    "data-no-emoji",
+    "fast",
+    "full",
+    "ipo",
+    "kto",
+    "length-normalised",
+    "lora-r16",
+    "lora-r64",
+    "lr-x0.025",
+    "lr-x0.1",
+    "lr-x3",
+    "orpo",
+    "sft-term",
+    "simpo",
+]
+
 
 def read(path):
     return yaml.safe_load((ROOT / path).read_text())
@@ -19,9 +45,11 @@ def read(path):
 
 def test_there_are_as_many_yaml_files_as_we_think():
     assert list(map(str, YAMLS)) == [
+        *(f"axolotl/ablations/{name}.yaml" for name in ABLATIONS),
         "axolotl/llama3-8b.yaml",
         "axolotl/mistral-nemo.yaml",
         "axolotl/qwen2.5-7b.yaml",
+        *(f"axolotl/scale/{name}.yaml" for name in ("fsdp2", "ray", "zero2", "zero3")),
         "axolotl/tiny.yaml",
         *(f"datagen/{name}.yaml" for name in ("config", "models", "topics")),
     ]

@@ -24,6 +24,9 @@ def made(tmp_path):
     (folder / "done").write_text(json.dumps({"commit": "abc1234", "seconds": 61.0, "processes": 1, "gpus": 0, "versions": {"axolotl": "0.19.0"}}))
     (folder / "merged/merge.json").write_text(json.dumps({"prompts": 4, "largest relative logit difference": 2e-7, "limit": 1e-4}))
     metrics = {"steps": 58, "held-out pairs": 60, "held-out accuracy": 0.95, "held-out accuracy interval": [0.863, 0.983], "held-out margin": 4.2, "held-out loss": 0.1}
+    (folder / "heldout.json").write_text(json.dumps({"pairs": 60, "accuracy": [0.95, 0.863, 0.983], "margin": [42.0, 38.0, 46.0], "margins": []}))
+    alarm = {"name": "overshoot", "level": "look", "step": 12, "reason": "the mean margin is 12.5", "advice": "a lower learning_rate"}
+    (folder / "health.json").write_text(json.dumps({"alarms": [alarm], "checks": ["gradient", "overshoot"]}))
     (folder / "metrics.json").write_text(json.dumps(metrics | {"first train margin": 0.0, "last train margin": 5.0}))
     (folder / "margins.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     for name in ("train", "heldout"):
@@ -60,11 +63,13 @@ def report(made, status=0):
 def test_both_forms_hold_the_ledger_the_figures_and_their_intervals(made):
     report(made)
     for name in ("report.html", "report.md"):
-        text = re.sub(r"<[^>]+>|\\", "", (made[0] / name).read_text())
+        text = re.sub(r"<[^>]+>|\\|\*\*", "", (made[0] / name).read_text())
         for wanted in (
             "3 of 3",
             "100.0 % [43.9, 100.0]",
-            "0.950 [0.863, 0.983]",
+            "95.0 % [86.3, 98.3]",
+            "42.0 [38.0, 46.0]",
+            "overshoot (look, step 12): the mean margin is 12.5",
             "1,006" if name.endswith("md") else "17,000",
             "503",
             "501",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import inside, one_line, run
+from conftest import inside, one_line
 
 from datagen.files import UserError
 from train import launch, recipe
@@ -58,13 +58,12 @@ def test_the_run_file_is_rewritten_only_when_a_value_or_the_data_changes(project
 
 def test_an_ablation_changes_exactly_its_keys(project):
     make_data(project / "data/d")
-    (project / "axolotl/ablations").mkdir()
-    (project / "axolotl/ablations/lora-r16.yaml").write_text("lora_r: 16\n")
-    compose(project, "--ablation", "lora-r16")
-    assert yaml.safe_load((project / "out/r/run.yaml").read_text())["lora_r"] == 16
+    (project / "axolotl/ablations/mine.yaml").write_text("lora_r: 12\n")
+    compose(project, "--ablation", "mine")
+    assert yaml.safe_load((project / "out/r/run.yaml").read_text())["lora_r"] == 12
     (project / "axolotl/ablations/idle.yaml").write_text("lora_r: 8\n")
     assert "lora_r is already so in axolotl/tiny.yaml" in one_line(compose(project, "--ablation", "idle", status=1))
-    assert "ABLATION is one of: idle, lora-r16" in one_line(compose(project, "--ablation", "typo", status=1))
+    assert "ABLATION is one of: base-4bit, base-bf16" in one_line(compose(project, "--ablation", "typo", status=1))
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(project):
@@ -106,7 +105,7 @@ def test_the_log_becomes_numbers_a_figure_and_a_summary_with_an_interval(tmp_pat
         folder.mkdir(parents=True)
         (folder / "trainer_state.json").write_text(json.dumps(state if step == 2 else {"log_history": []}))
     (tmp_path / "stats.json").write_text('{"val": 8}')
-    run("train.monitor", tmp_path / "run", "--data", tmp_path)
+    inside("train.monitor", tmp_path / "run", "--data", tmp_path)
     rows = list(csv.DictReader((tmp_path / "run/metrics.csv").open()))
     assert [(row["step"], row["split"], row["margin"]) for row in rows] == [("1", "train", "0.0"), ("2", "train", "0.9"), ("2", "val", "0.8")]
     end = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -117,7 +116,7 @@ def test_the_log_becomes_numbers_a_figure_and_a_summary_with_an_interval(tmp_pat
 
 def test_a_run_without_checkpoint_is_one_line(tmp_path):
     (tmp_path / "stats.json").write_text('{"val": 8}')
-    assert "no checkpoint with a trainer_state.json" in one_line(run("train.monitor", tmp_path, "--data", tmp_path, status=1))
+    assert "no checkpoint with a trainer_state.json" in one_line(inside("train.monitor", tmp_path, "--data", tmp_path, status=1))
 
 
 def test_a_step_of_the_trainer_is_shown_in_one_short_line():

@@ -37,18 +37,18 @@ def ablations() -> list[str]:
     return sorted(path.stem for path in (BASES / "ablations").glob("*.yaml"))
 
 
-def compose(base: str, ablation: str | None, data: Path, run: str, gpus: int) -> dict:
+def compose(base: str, ablation: str | None, data: Path, run: str, gpus: int, scale: str | None = None) -> dict:
     """The configuration of a run. Raises UserError for unknown names, and for an ablation that changes nothing of this base."""
     if base not in bases():
         raise UserError(f"there is no axolotl/{base}.yaml; MODEL is one of: {', '.join(bases())}")
     config = read_yaml(BASES / f"{base}.yaml", "an Axolotl configuration")
     processes = max(1, gpus)
     batch = effective_batch(config, REFERENCE_GPUS if gpus else 1)
-    delta = read_delta(ablation) if ablation else {}
+    delta = read_delta("ablations", ablation) if ablation else {}
     changed = overlay(config, delta)
     if ablation and changed == config and "data" not in delta:
         raise UserError(f"axolotl/ablations/{ablation}.yaml: {', '.join(delta)} is already so in axolotl/{base}.yaml, so it would only repeat that run")
-    config = changed
+    config = overlay(changed, read_delta("scale", scale) if scale else {})
     for key, name in (("datasets", "train"), ("test_datasets", "val")):
         config[key] = copy.deepcopy(config[key])
         config[key][0]["path"] = str(data / f"{name}.jsonl")
@@ -67,11 +67,12 @@ def compose(base: str, ablation: str | None, data: Path, run: str, gpus: int) ->
     return config
 
 
-def read_delta(ablation: str) -> dict:
-    """The keys of an ablation; `data` (datagen.config.Variant) is for the rendering, the others are for Axolotl."""
-    if ablation not in ablations():
-        raise UserError(f"there is no axolotl/ablations/{ablation}.yaml; ABLATION is one of: {', '.join(ablations())}")
-    return read_yaml(BASES / "ablations" / f"{ablation}.yaml", "an ablation")
+def read_delta(kind: str, name: str) -> dict:
+    """The keys of an ablation or of settings for several GPUs. An ablation's `data` (datagen.config.Variant) is for the rendering, all others are for Axolotl."""
+    known = sorted(path.stem for path in (BASES / kind).glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"there is no axolotl/{kind}/{name}.yaml; {'ABLATION' if kind == 'ablations' else 'SCALE'} is one of: {', '.join(known)}")
+    return read_yaml(BASES / kind / f"{name}.yaml", "a delta of an Axolotl configuration")
 
 
 def overlay(config: dict, delta: dict) -> dict:
@@ -120,74 +121,22 @@ def gpu_count() -> int:
     return len(re.findall(r"^GPU \d+:", listed.stdout, re.MULTILINE))
 
 
-def shape(config: dict) -> tuple[int, int, int] | None:
-    """(parameters, trained parameters, vocabulary) of a run, counted on a model without weights; None when the base's config is not at hand.
-
-    LoRA trains r (in + out) parameters a linear layer (Hu et al. 2021, section 4.1).
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        base = AutoConfig.from_pretrained(config["base_model"])
-    except Exception:  # offline, gated, not yet downloaded: the estimate is a courtesy
-        return None
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(base)
-    linear = [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in name]
-    adapter = sum(config["lora_r"] * (m.in_features + m.out_features) for m in linear) if config.get("adapter") == "lora" else None
-    return model.num_parameters(), adapter or model.num_parameters(), base.vocab_size
-
-
-def describe(config: dict, stats: dict, gpus: int) -> list[str]:
-    """Effective batch, steps and tokens; memory and time where the base's shape is known. Estimates say what they assume.
-
-    FLOPs a token and parameter: 2 forward, 2 backward through frozen weights, 2 more with gradient checkpointing, and 2 for the reference
-    (the base with its adapter switched off) = 6 or 8. Memory: weights, adapter (bf16 copy, fp32 gradient and optimiser states), and
-    fp32 logits of chosen and rejected for the longest row, twice (forward and backward), as TRL keeps them.
-    """
-    processes = max(1, gpus)
-    batch = effective_batch(config, processes)
-    epochs = config["num_epochs"]
-    steps = -(-stats["train"] * epochs // batch)
-    lines = [
-        f"effective batch {batch} = micro {config['micro_batch_size']} x accumulation {config['gradient_accumulation_steps']} x {processes} "
-        + ("GPU(s)" if gpus else "CPU process"),
-        f"{steps} steps for {stats['train']} pairs x {epochs} epoch(s), {stats['train_tokens'] * epochs:,} tokens with both answers",
-    ]
-    counted = shape(config)
-    if counted is None:
-        return [*lines, f"no estimate of memory and time: the configuration of {config['base_model']} is not on this machine yet"]
-    size, adapter, vocabulary = counted
-    byte = 1 if config.get("load_in_8bit") else 2 if gpus else 4
-    states = 2 if "8bit" in config["optimizer"] else 8
-    longest = stats["tokens"]["prompt"]["p100"] + max(stats["tokens"]["chosen"]["p100"], stats["tokens"]["rejected"]["p100"])
-    logits = 2 * config["micro_batch_size"] * longest * vocabulary * 4 * 2
-    memory = size * byte + adapter * (4 + 4 + states) + logits
-    flops = (8 if config["gradient_checkpointing"] else 6) * size * stats["train_tokens"] * epochs
-    speed = 125e12 * processes if gpus else 2.5e10  # 40 % of an A100's 312 TFLOP/s; two CPU cores on batches this small
-    where = f"{processes} GPU(s) at 125 TFLOP/s each" if gpus else "a CPU at 25 GFLOP/s, after 20 s of start-up"
-    seconds = flops / speed + (0 if gpus else 20)
-    return [
-        *lines,
-        f"{size:,} parameters, {adapter:,} trained; estimated memory without activations {memory / 1e9:.2f} GB"
-        + (" a GPU" if gpus else "")
-        + f"; estimated time {seconds / 60:.1f} min on {where}",
-    ]
-
-
 def main() -> None:
+    from train.plan import describe  # which imports this module
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base")
     parser.add_argument("--ablation")
+    parser.add_argument("--scale", help="settings for several GPUs, a file of axolotl/scale/")
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl, val.jsonl and stats.json")
     parser.add_argument("--run", required=True)
     parser.add_argument("--gpus", type=int, help="default: as many as nvidia-smi lists")
     args = parser.parse_args()
     gpus = gpu_count() if args.gpus is None else args.gpus
-    config = compose(args.base, args.ablation, args.data, args.run, gpus)
+    config = compose(args.base, args.ablation, args.data, args.run, gpus, args.scale)
     stats = read_json(args.data / "stats.json")
-    sources = f"axolotl/{args.base}.yaml" + (f" and axolotl/ablations/{args.ablation}.yaml" if args.ablation else "")
+    named = [f"{args.base}.yaml", *([f"ablations/{args.ablation}.yaml"] if args.ablation else []), *([f"scale/{args.scale}.yaml"] if args.scale else [])]
+    sources = " and ".join(f"axolotl/{name}" for name in named)
     hashes = {name: sha256((args.data / f"{name}.jsonl").read_bytes()) for name in ("train", "val")}
     weights = Path(config["base_model"]) / "model.safetensors"
     text = HEADER.format(run=args.run, sources=sources, rows=f"{stats['train']} + {stats['val']}", **hashes)
