@@ -31,6 +31,7 @@ def test_every_variable_in_the_readme_is_one_the_makefile_reads():
         "HF_TOKEN",
         "TUNED_BASE_URL",
         "PYTEST_ARGS",
+        "RUN",
     }
     assert used and used <= known
 

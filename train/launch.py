@@ -112,7 +112,7 @@ def show(line: str, steps: int) -> str | None:
     names = {"loss": f"{prefix}loss", "margin": f"{prefix}rewards/margins", "accuracy": f"{prefix}rewards/accuracies"}
     if names["margin"] not in values:
         return None
-    numbers = "  ".join(f"{label} {float(values[name]):.3f}" for label, name in names.items())
+    numbers = "  ".join(f"{label} {float(values[name]):.3f}" for label, name in names.items() if name in values)  # KTO logs no accuracy
     return f"  {'held-out pairs' if prefix else f'step {steps + 1:4}    '}  {numbers}"
 
 
@@ -184,7 +184,9 @@ def main() -> None:
                     steps += "step" in shown
                     if "held-out" in shown or steps % 10 == 1:
                         print(shown, flush=True)
-                elif re.search(r"\w(Error|Exception)\b", line):
+                elif "validation error" in tail and tail.endswith("Capabilities"):
+                    tail = line.strip()  # pydantic's reason stands on the next line
+                elif re.search(r"\w(Error|Exception)\b", line) and not re.search(r"CalledProcessError|ChildFailedError", line):  # of the launcher: only that it failed
                     tail = line.strip()
         status = process.wait()
     except BaseException:
