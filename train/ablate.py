@@ -4,7 +4,8 @@
     python -m train.ablate llama3-8b                                        # every delta of axolotl/ablations/
 
 Each run is `make measure` of its own, so what is finished is not done again, and what was broken off goes on. With several GPUs, as many
-runs go on at once, one GPU each. A run that fails is named, and the others go on. Writes out/ablations/<base>.md, .csv and .json.
+runs go on at once, one GPU each. A run that fails is named, and the others go on. Writes out/ablations/<base>.md, .csv, .json and
+<base>-margins.svg.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy as np
 
 from datagen.files import UserError, atomic, entry, read_json, write_json, write_text
 from eval.surface import bootstrap, friendlier, read_answers, wilson, words
+from train.monitor import read_log, together
 from train.recipe import ablations, gpu_count
 
 FOLDER = Path("out/ablations")
@@ -186,6 +188,7 @@ def main() -> None:
             rows[name] = {"train": read_json(data / "stats.json")["train"], "steps": read_json(run / "metrics.json")["steps"]} | row
             rows[name] |= {"leaderboard": leaderboard(run), "alarms": alarms(run)}
     out = FOLDER / args.base
+    together({name: read_log(places[name] / "adapter") for name in rows}, out.with_name(f"{args.base}-margins.svg"))
     write_text(out.with_suffix(".md"), table(args.base, rows, failed))
     write_json(out.with_suffix(".json"), {"base": args.base, "runs": rows, "failed": failed})
     with atomic(out.with_suffix(".csv")) as file:
@@ -197,7 +200,7 @@ def main() -> None:
             numbers = [x for c in COLUMNS for x in (*(row.get(c) or [""] * 3), *(row.get(f"{c} difference") or [""] * 3))]
             writer.writerow([name, row["train"], row["steps"], *numbers])
     print(table(args.base, rows, failed))
-    print(f"{out.with_suffix('.md')}, .csv and .json")
+    print(f"{out.with_suffix('.md')}, .csv and .json; margins as the trainers logged them, with the beta of each: {args.base}-margins.svg, .png and .csv")
     if failed:
         raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; the same command tries them again")
 
