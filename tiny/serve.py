@@ -119,14 +119,13 @@ def run(models: list[Path], command: list[str]) -> int:
                 while True:
                     signal.pause()
             return 0
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            # The child gets the same Ctrl-C and ends. Here it must not become an exception: between the kernel's wait and Popen's note of
+            # the status it would lose that status, and the next wait says 0, as if all had gone well.
+            signal.signal(signal.SIGINT, lambda *_: None)
         child = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        while True:
-            try:
-                status = child.wait()
-                break
-            except KeyboardInterrupt:
-                continue  # the child got the same Ctrl-C and is ending
+        status = child.wait()
         for alias, _, process, log in running:
             if status and process.poll() is not None:
                 print(f"error: the server of {alias} ended in the middle (status {process.returncode}); its log is {log}: {last_line(log)}", file=sys.stderr)
