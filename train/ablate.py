@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--set", default="", help="names of ablations; empty: all")
     parser.add_argument("--gpus", type=int, help="default: as many as nvidia-smi lists")
     parser.add_argument("variables", nargs="*", metavar="VARIABLE=value", help="handed on to make")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # options may stand between base and variables
     names = args.set.split() or ablations()
     if unknown := [name for name in names if name not in ablations()]:
         raise UserError(f"there is no axolotl/ablations/{unknown[0]}.yaml; SET takes: {', '.join(ablations())}")
