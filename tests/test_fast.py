@@ -118,6 +118,11 @@ def curve(trainer, start):
     return [[float(row[key]) for key in keys] for row in rows], {name: p.detach().clone() for name, p in adapter(trainer).items()}
 
 
+def distance(one, other):
+    """Euclidean: Adam moves a weight whose gradient is all rounding by a full step in either direction, so single weights say nothing."""
+    return sum(((one[key] - other[key]) ** 2).sum().item() for key in one) ** 0.5
+
+
 def main():
     import torch
     from safetensors.torch import load_file, save_file
@@ -147,12 +152,12 @@ def main():
         fast.TOKENS = 150 if name == "parts" else 2048
         trainer, computed = build(name.replace(" ", "-"), "rows.jsonl", base, **more)
         told[name], last = curve(trainer, start)
-        told[f"{name} moved"] = max((last[key] - end[key]).abs().max().item() for key in end)
+        told[f"{name} moved"] = distance(last, end)
         told[f"{name} computed"] = computed
         if name == "fast":
             rows = trainer.train_dataset
             told["reference"] = max(abs(row[f"ref_{s}_logps"] - reference[row["prompt"] + row[s]]) for row in rows for s in ("chosen", "rejected"))
-    told["moved"] = max((end[key] - start[key]).abs().max().item() for key in end)
+    told["moved"] = distance(end, start)
     told["two new answers"] = build("changed", "changed.jsonl", base, **whole)[1]
     shutil.copytree(base, "other")
     weights = load_file("other/model.safetensors")
@@ -196,7 +201,7 @@ def told(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["quiet", "logits", "packed", "fast", "parts"])
 def test_each_trainer_draws_the_curve_of_axolotls_own(told, name):
-    assert len(told["stock"]) == 4 and told["moved"] > 1e-3
+    assert len(told["stock"]) == 4 and told["moved"] > 0.1
     for ours, theirs in zip(told[name], told["stock"], strict=True):
         assert ours[:3] + ours[4:] == pytest.approx(theirs[:3] + theirs[4:], rel=1e-4, abs=1e-5)  # loss, gradient norm, margin, log-probabilities
     assert told[f"{name} moved"] < 0.01 * told["moved"]  # of the trained adapter, against how far training took it
