@@ -201,7 +201,7 @@ def told(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["quiet", "logits", "packed", "fast", "parts"])
 def test_each_trainer_draws_the_curve_of_axolotls_own(told, name):
-    assert len(told["stock"]) == 4 and told["moved"] > 0.1
+    assert len(told["stock"]) == 4 and told["moved"] > 0.01
     for ours, theirs in zip(told[name], told["stock"], strict=True):
         assert ours[:3] + ours[4:] == pytest.approx(theirs[:3] + theirs[4:], rel=1e-4, abs=1e-5)  # loss, gradient norm, margin, log-probabilities
     assert told[f"{name} moved"] < 0.01 * told["moved"]  # of the trained adapter, against how far training took it
