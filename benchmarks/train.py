@@ -37,20 +37,20 @@ import yaml
 from datagen.files import UserError, entry, read_json, read_jsonl, write_jsonl, write_text
 from train import recipe
 from train.launch import STEP
+from train.plan import KNOWN, peak_of
 
 SPAWN = multiprocessing.get_context("spawn")
 WARM = {True: 3, False: 1}  # steps before the clock starts, on a GPU (the second one measures memory in `fast`) and on a CPU
 BATCH = 32  # the paper's effective batch, on the one device of this benchmark
 # `tiny` on a CPU: half the batch, and a third of the lengths (126 tokens a pair, where its own data has 136); with the real ones a step takes a minute.
 TINY_BATCH, TINY_LENGTHS = 16, 3
-LLAMA = {"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
-LLAMA |= {"num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}
-QWEN = {"model_type": "qwen2", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
-QWEN |= {"num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}
-NEMO = {"model_type": "mistral", "vocab_size": 131072, "hidden_size": 5120, "intermediate_size": 14336, "num_hidden_layers": 40, "num_attention_heads": 32}
-NEMO |= {"head_dim": 128, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "sliding_window": None}
-NEMO |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}
-SHAPES = {"tiny": None, "llama3-8b": LLAMA, "qwen2.5-7b": QWEN, "mistral-nemo": NEMO}
+ROPE = {"rope_type": "default", "rope_theta": 1000000.0}
+# What a base's config.json says besides the dimensions, which are in train.plan.KNOWN.
+SHAPES = {
+    "llama3-8b": {"model_type": "llama", "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}},
+    "qwen2.5-7b": {"model_type": "qwen2", "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_parameters": ROPE},
+    "mistral-nemo": {"model_type": "mistral", "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_parameters": ROPE, "sliding_window": None},
+}
 
 # Tokens of prompt (with Llama 3's template), chosen and rejected (with the end of turn): 64 of the 972 rows of human-like-dpo-casual.jsonl, at even
 # quantiles of a pair's length; counted with cl100k_base, which is 100,000 of the 128,000 tokens of Llama 3 (arXiv 2407.21783, section 3.2).
@@ -74,8 +74,6 @@ PARTS = {
     "logits": {"trainer_cls": "train.fast.Logits"},
     "packed": {"trainer_cls": "train.fast.Packed"},
 }
-# Dense bf16, without sparsity, from NVIDIA's data sheets; the first name that nvidia-smi's contains.
-PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 ON_CPU = {"load_in_8bit": False, "bf16": False, "attn_implementation": "sdpa"}
 
 
@@ -109,15 +107,23 @@ def make_pairs(lengths: list[tuple[int, int, int]], count: int, words: int, path
     write_jsonl(path, rows[:count])
 
 
+def config_of(shape: str) -> dict:
+    """What the config.json of a shape says."""
+    if shape == "tiny":
+        return read_json(Path("tiny/model/config.json"))
+    hidden, intermediate, layers, heads, kv_heads, head, vocabulary, _ = KNOWN[recipe.compose(shape, None, Path("unused"), "unused", 1)["base_model"]]
+    values = {"hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": heads, "vocab_size": vocabulary}
+    return values | {"num_key_value_heads": kv_heads, "head_dim": head} | SHAPES[shape]
+
+
 def make_model(shape: str, folder: str, out) -> None:
     """Random weights of a shape, and a tokenizer in which a word is a token. Sends (multiplied weights, words)."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    values = SHAPES[shape] or read_json(Path("tiny/model/config.json"))
     gpu = torch.cuda.is_available()
-    values = values | {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    values = config_of(shape) | {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     config = AutoConfig.for_model(**values)
     torch.manual_seed(42)
     with torch.device("cuda" if gpu else "cpu"):
@@ -242,7 +248,7 @@ def device() -> tuple[str, float | None, bool]:
     if not recipe.gpu_count():
         return f"CPU, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before", None, False
     name = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True).stdout.splitlines()[0]
-    return name, next((peak for key, peak in PEAKS.items() if key in name), None), True
+    return name, peak_of(name), True
 
 
 def spread(values: list[float], digits: int = 2) -> str:
@@ -293,7 +299,7 @@ def speed(args: argparse.Namespace, peak: float | None, gpu: bool, place: Path) 
             once = f"{1000 * median(run.before for run in measured) / (steps * batch):.1f} ms a pair, once; with it {spread(whole)} pairs/s"
         memory = max(run.memory for run in measured)
         print(f"{name:<14} {spread(rates):<22} {spread(ratios):<20} {median(rates) * tokens:>9,.0f} {share:>6} {memory:>8.2f}  {once}")
-    print("" if peak else "no MFU: " + ("the peak of this GPU is not in PEAKS" if gpu else "a CPU has no peak worth the name"))
+    print("" if peak else "no MFU: " + ("the peak of this GPU is not in the table of train/plan.py" if gpu else "a CPU has no peak worth the name"))
 
 
 def task(args: argparse.Namespace, gpu: bool, place: Path) -> None:
@@ -312,7 +318,7 @@ def task(args: argparse.Namespace, gpu: bool, place: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
+    parser.add_argument("--shape", choices=sorted(["tiny", *SHAPES]), default="tiny")
     parser.add_argument("--lengths", type=Path)
     parser.add_argument("--only", nargs="*", choices=sorted(PARTS), default=[], help="parts of `fast` to measure alone")
     parser.add_argument("--steps", type=int, default=5, help="steps that are timed in a run")

@@ -15,7 +15,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 from scipy import sparse
@@ -25,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from datagen.alignment import FEW, LARGE, SEED, SIDES, answering, mean_interval, share
 from datagen.balance import length
-from datagen.files import UserError, canonical, entry, sha256, write_json, write_text
+from datagen.files import UserError, canonical, entry, sha256, templates, write_json, write_text
 from datagen.filters import REFUSAL
 from datagen.format import answer_text, conversation, read_pairs
 from datagen.near import Near
@@ -384,8 +383,7 @@ def audit(raw: list[dict], places: list[str]) -> tuple[dict, Pairs]:
 
 def render(a: dict, pairs: Pairs, source: str, digest: str, beside: str) -> str:
     """The page. Texts of the data set are escaped: they are shown, never run."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=True)
+    environment = templates(Path(__file__).parent, html=True)
     environment.filters |= {"percent": lambda v: per_cent(v, True), "number": number, "rows": row_list, "excerpt": excerpt}
     environment.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
     at = {row: i for i, row in enumerate(pairs.numbers)}

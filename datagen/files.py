@@ -6,9 +6,14 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 class UserError(Exception):
@@ -39,6 +44,16 @@ def quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+
+
+def templates(folder: Path, html: bool) -> "jinja2.Environment":
+    """The templates of a folder. A name that is not given is an error; with `html`, values are escaped: they are shown, never run."""
+    import jinja2  # a tenth of a second, and few stages write a page
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, autoescape=html, trim_blocks=True, lstrip_blocks=True)
+    # A value as the text of a Markdown table's cell.
+    environment.filters["cell"] = lambda text: re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", str(text)).replace("\n", "<br>")
+    return environment
 
 
 def sha256(data: bytes | str) -> str:

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from datagen.config import read_yaml
-from datagen.files import UserError, atomic, canonical, entry, quiet_libraries, read_json, read_text, sha256, write_json, write_text
+from datagen.files import UserError, atomic, canonical, entry, quiet_libraries, read_json, read_text, sha256, templates, write_json, write_text
 
 Encode = Callable[[list[str]], np.ndarray]  # texts to vectors (n, d)
 REFERENCE = Path(__file__).with_name("topics.yaml")
@@ -405,18 +405,13 @@ def analyse(rows: list[dict], embedding: str, cache: Path, with_answers: bool, w
 
 def page(rows: list[dict], summary: dict, shown: dict) -> str:
     """The HTML, with the rows as JSON in which no tag can close or open anything; long texts are cut so that all fit into PAGE characters."""
-    import jinja2
-
     columns = [column for column in ("prompt", "chosen", "rejected") if any(row[column] for row in rows)]
     cut = next((c for c in (10**9, 4000, 2000, 1000, 500, 250, 120) if sum(min(len(row[col]), c) for row in rows for col in columns) <= PAGE), 60)
     data = shown | {"id": [rows[i]["id"] for i in shown["row"]], "themes": [theme["theme"] for theme in summary["themes"]]}
     data |= {column: [row[column][:cut] + "…" * (len(row[column]) > cut) for row in (rows[i] for i in shown["row"])] for column in columns}
     data["topics"] = [[t["label"], t["theme"], t["n"]] for t in summary["topics"]]
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(REFERENCE.parent), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("topics.html.j2").render(s=summary, data=text, nonce=sha256(text)[:32], cut=cut if cut < 10**9 else 0)
+    return templates(REFERENCE.parent, html=True).get_template("topics.html.j2").render(s=summary, data=text, nonce=sha256(text)[:32], cut=cut if cut < 10**9 else 0)
 
 
 def main() -> None:

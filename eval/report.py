@@ -8,14 +8,11 @@ Every number is read from a file of the run, named beside it. The page loads not
 import argparse
 import base64
 import json
-import re
 import subprocess
 from pathlib import Path
 
-import jinja2
-
 from datagen.config import read_yaml
-from datagen.files import UserError, entry, read_json, read_text, sha256, write_text
+from datagen.files import UserError, entry, read_json, read_text, sha256, templates, write_text
 from eval.surface import compare, read_answers, show, told_apart
 
 SHOWN = 10  # pairs of answers side by side
@@ -101,13 +98,10 @@ def collect(run: Path, data: Path) -> dict:
 
 def render(context: dict, figure_svg: str) -> tuple[str, str]:
     """(HTML, Markdown). Model text is escaped in both: it is shown, never run."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["cell"] = lambda text: re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", str(text)).replace("\n", "<br>")
-    environment.filters["percent"] = lambda value: show(value, True)
-    html = environment.overlay(autoescape=True)
-    html.filters |= environment.filters
+    html, markdown = templates(HERE, html=True), templates(HERE, html=False)
+    html.filters["percent"] = markdown.filters["percent"] = lambda value: show(value, True)
     figure = "data:image/svg+xml;base64," + base64.b64encode(figure_svg.encode()).decode()
-    return html.get_template("report.html.j2").render(context, figure=figure), environment.get_template("report.md.j2").render(context)
+    return html.get_template("report.html.j2").render(context, figure=figure), markdown.get_template("report.md.j2").render(context)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from conftest import ROOT, inside, one_line
 
 from benchmarks import train as bench
 from datagen.files import read_jsonl
-from train import recipe
+from train import plan, recipe
 
 BASES = ("llama3-8b", "qwen2.5-7b", "mistral-nemo", "tiny")
 
@@ -58,6 +58,14 @@ def test_a_line_of_the_log_becomes_numbers():
 
 def test_useful_work_leaves_out_the_reference_where_it_is_cached():
     assert bench.useful(8, 10, cached=True) == 320 and bench.useful(8, 10, cached=False) == 480
+
+
+@pytest.mark.parametrize("shape", bench.SHAPES)
+def test_a_model_of_the_benchmark_has_the_shape_that_the_plan_reckons_with(shape, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    (tmp_path / "config.json").write_text(json.dumps(bench.config_of(shape)))
+    assert plan.read_shape(str(tmp_path)) == plan.read_shape(recipe.compose(shape, None, tmp_path, "r", 1)["base_model"])
 
 
 def test_all_recipes_of_the_benchmark_have_one_batch(monkeypatch):
@@ -151,6 +159,7 @@ def main():
     for name, more in variants.items():
         fast.TOKENS = 150 if name == "parts" else 2048
         trainer, computed = build(name.replace(" ", "-"), "rows.jsonl", base, **more)
+        told[f"{name} away"] = distance(adapter(trainer), start)
         told[name], last = curve(trainer, start)
         told[f"{name} moved"] = distance(last, end)
         told[f"{name} computed"] = computed
@@ -205,6 +214,12 @@ def test_each_trainer_draws_the_curve_of_axolotls_own(told, name):
     for ours, theirs in zip(told[name], told["stock"], strict=True):
         assert ours[:3] + ours[4:] == pytest.approx(theirs[:3] + theirs[4:], rel=1e-4, abs=1e-5)  # loss, gradient norm, margin, log-probabilities
     assert told[f"{name} moved"] < 0.01 * told["moved"]  # of the trained adapter, against how far training took it
+
+
+@pytest.mark.slow
+def test_every_trainer_starts_from_the_same_adapter(told):
+    away = {name: value for name, value in told.items() if name.endswith(" away")}
+    assert len(away) == 7 and set(away.values()) == {0.0}
 
 
 @pytest.mark.slow

@@ -139,7 +139,9 @@ def test_the_gpus_found_are_those_that_are_visible(monkeypatch):
     assert plan.find_machine(None).gpus == 0
 
 
-@pytest.mark.parametrize(("name", "peak"), [("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", None)])
+@pytest.mark.parametrize(
+    ("name", "peak"), [("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H100 NVL", None)]
+)
 def test_a_driver_name_is_never_taken_for_another_card(name, peak, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     smi(monkeypatch, f"{name}, 46068\n")

@@ -28,7 +28,6 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast_object_list, gather_object
 from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
-from transformers import set_seed
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
@@ -188,7 +187,6 @@ def write_cache(folder: Path, values: dict[str, float]) -> None:
 
 class Quiet(AxolotlDPOTrainer):
     def __init__(self, *args, **kwargs):
-        set_seed(kwargs["args"].seed)  # the adapter is drawn in there, before the trainer sets the seed: without this, no two runs start alike
         super().__init__(*args, **kwargs)
         self.refuse_shards()
 

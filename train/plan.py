@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datagen.files import UserError, entry, quiet_libraries, read_json
+from train.recipe import compose, effective_batch
 
 GB = 1e9
 # Of the public config.json of each base: hidden, intermediate, layers, heads, key-value heads, width of a head, vocabulary, biases on q, k and v.
@@ -41,6 +42,7 @@ GPUS = {
     "a100-40g": (40, 312, r"A100.*40GB"),
     "a100-80g": (80, 312, r"A100.*80GB"),
     "h100-80g": (80, 989, r"H100 80GB HBM3"),
+    "h100-pcie-80g": (80, 756, r"H100 PCIe"),
     "h200-141g": (141, 989, r"H200"),
     "b200-180g": (180, 2250, r"B200"),
     "l4-24g": (24, 121, r"L4\b"),
@@ -179,8 +181,12 @@ def find_machine(named: str | None) -> Machine:
         rows = [row for number, row in enumerate(rows) if str(number) in chosen] if all(device.isdigit() for device in chosen) else rows[: len(chosen) if visible else 0]
     if not rows:
         return Machine("cpu", 0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), None)
-    peak = next((peak * 1e12 for _, peak, pattern in GPUS.values() if re.search(pattern, rows[0][0])), None)
-    return Machine(rows[0][0], len(rows), min(memory for _, memory in rows), peak)
+    return Machine(rows[0][0], len(rows), min(memory for _, memory in rows), peak_of(rows[0][0]))
+
+
+def peak_of(name: str) -> float | None:
+    """Dense bf16 peak in FLOP/s of a GPU by the driver's name of it; None for one that is not in GPUS."""
+    return next((peak * 1e12 for _, peak, pattern in GPUS.values() if re.search(pattern, name)), None)
 
 
 # ---------------------------------------------------------------- memory
@@ -362,14 +368,12 @@ def too_little_disk(parts: list[tuple[str, Path, float]], free=shutil.disk_usage
 
 
 def batch_line(config: dict, gpus: int) -> str:
-    processes = max(1, gpus)
-    micro, accumulation = config["micro_batch_size"], config["gradient_accumulation_steps"]
-    return f"effective batch {micro * accumulation * processes} = micro {micro} x accumulation {accumulation} x {processes} {'GPU(s)' if gpus else 'CPU process'}"
+    parts = f"micro {config['micro_batch_size']} x accumulation {config['gradient_accumulation_steps']} x {max(1, gpus)} {'GPU(s)' if gpus else 'CPU process'}"
+    return f"effective batch {effective_batch(config, gpus)} = {parts}"
 
 
 def steps_of(config: dict, stats: dict, gpus: int) -> int:
-    batch = config["micro_batch_size"] * config["gradient_accumulation_steps"] * max(1, gpus)
-    return -(-stats["train"] // batch) * config["num_epochs"]
+    return -(-stats["train"] // effective_batch(config, gpus)) * config["num_epochs"]
 
 
 def duration(value: float | None, machine: Machine, config: dict) -> str:
@@ -457,8 +461,6 @@ def refuse(shape: Shape, config: dict, stats: dict, machine: Machine) -> None:
 
 
 def main() -> None:
-    from train import recipe  # which prints `describe` of this module
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base")
     parser.add_argument("--ablation")
@@ -468,7 +470,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with stats.json, where the pairs are rendered already")
     args = parser.parse_args()
     machine = find_machine(args.gpu)
-    config = recipe.compose(args.base, args.ablation, args.data or Path("data"), args.base, machine.gpus, args.scale)
+    config = compose(args.base, args.ablation, args.data or Path("data"), args.base, machine.gpus, args.scale)
     stats = measured(read_json(args.data / "stats.json")) if args.data else expected(args.base, args.pairs)
     shape = read_shape(config["base_model"])
     if shape is None:

@@ -24,7 +24,7 @@ import jinja2
 
 from datagen import prices
 from datagen.config import read_yaml
-from datagen.files import UserError, atomic, entry, iter_jsonl, read_json, read_text, sha256, write_text
+from datagen.files import UserError, atomic, entry, iter_jsonl, read_json, read_text, sha256, templates, write_text
 from train.merge import check_base, file_sha256, merged_folder, tokenizer_files, trained_hash, weight_files
 
 UNKNOWN = "UNKNOWN: fill in"
@@ -120,8 +120,8 @@ def generators(ledger: dict) -> tuple[dict, list[dict], list[str]]:
     return stages, used, sorted(({row["model"] for row in used} | {stage["model"] for stage in stages.values()}) - {"auto"})
 
 
-def templates() -> jinja2.Environment:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def cards() -> jinja2.Environment:
+    environment = templates(Path(__file__).parent, html=False)
     environment.filters["cell"] = lambda value: " ".join(str(value).replace("|", "\\|").split())
     environment.filters["plain"] = lambda value: re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(value).split()))  # what a model wrote is shown, not rendered
     return environment
@@ -147,7 +147,7 @@ def write_data(folder: Path, repo: str, declared: str | None) -> tuple[list[str]
     sent = ["human_like", "formal", *(["questions_conversational", "questions_general", "list_request", "list_seeds"] if "questions" in stages else [])]
     texts = {name: Path(settings["prompts"]) / f"{name}.txt" for name in sent if settings.get("prompts")}
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
-    card = templates().get_template("card.md.j2").render(
+    card = cards().get_template("card.md.j2").render(
         repo=repo, set=folder.resolve().name, facts=facts, size=next((name for limit, name in SIZES.items() if facts["rows"] < limit), "n>1T"), files=names,
         ledger=flat(ledger), licence=licence, unknown=UNKNOWN, settings=settings, stages=stages, usage=used, verdicts=verdicts(folder, facts["rows"]),
         prompts={name: read_text(path, "a prompt").strip() for name, path in texts.items() if path.exists()}, commit=commit or "not a git checkout",
@@ -376,7 +376,7 @@ def write_model(run: Path, repo: str, what: str, declared: str | None, data_repo
     hub_data = data_repo or (source if source and not Path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", source) else None)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     recipe = [(key, json.dumps(value, ensure_ascii=False).strip('"')) for key, value in leaves({k: v for k, v in config.items() if k not in PLACES})]
-    card = templates().get_template("model_card.md.j2").render(
+    card = cards().get_template("model_card.md.j2").render(
         repo=repo, name=repo.split("/")[1], run=run.resolve().name, what=what, lora=lora, base=base, here=here, licence=licence, unknown=UNKNOWN, stale=stale,
         config=config, settings=recipe, done=read_json(done), data=data, hub_data=hub_data,
         metrics=measured(read_json(run / "metrics.json")) if "metrics.json" in evidence else None,

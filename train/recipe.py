@@ -29,12 +29,16 @@ HEADER = """\
 """
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
 def bases() -> list[str]:
-    return sorted(path.stem for path in BASES.glob("*.yaml"))
+    return names(BASES)
 
 
 def ablations() -> list[str]:
-    return sorted(path.stem for path in (BASES / "ablations").glob("*.yaml"))
+    return names(BASES / "ablations")
 
 
 def compose(base: str, ablation: str | None, data: Path, run: str, gpus: int, scale: str | None = None) -> dict:
@@ -69,7 +73,7 @@ def compose(base: str, ablation: str | None, data: Path, run: str, gpus: int, sc
 
 def read_delta(kind: str, name: str) -> dict:
     """The keys of an ablation or of settings for several GPUs. An ablation's `data` (datagen.config.Variant) is for the rendering, all others are for Axolotl."""
-    known = sorted(path.stem for path in (BASES / kind).glob("*.yaml"))
+    known = names(BASES / kind)
     if name not in known:
         raise UserError(f"there is no axolotl/{kind}/{name}.yaml; {'ABLATION' if kind == 'ablations' else 'SCALE'} is one of: {', '.join(known)}")
     return read_yaml(BASES / kind / f"{name}.yaml", "a delta of an Axolotl configuration")
