@@ -50,12 +50,20 @@ WEB ?=
 STOP_ON_ALARM ?=
 # GPUs to train on; empty: as many as there are.
 GPUS ?= $(if $(filter tiny,$(MODEL)),0,)
-# Names under which base and tuned model are served, for `make eval` (auto: the one model at OPENAI_BASE_URL, TUNED_BASE_URL).
+# What evaluates: hf (transformers), vllm, or endpoint (a server of yours with /v1/completions).
+BACKEND ?= hf
+# lm-eval tasks for `make eval` instead of the whole leaderboard, by name or as YAML files.
+TASKS ?=
+# Items of each task, for a cheap look; empty: all of them.
+LIMIT ?=
+# Folder with local copies of evaluation data sets, as <org>/<name>/; the embedded model has small items of our own.
+ITEMS ?= $(if $(filter tiny,$(MODEL)),out/items)
+# Names under which base and tuned model are served, for answers and for BACKEND=endpoint (auto: the one model at OPENAI_BASE_URL, TUNED_BASE_URL).
 BASE_MODEL ?= auto
 TUNED_MODEL ?= auto
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BASE_MODEL TUNED_MODEL PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -83,17 +91,22 @@ READY_DATA := $(DATA)/$(MODEL)$(if $(VARIANT),+$(ABLATION))/stats.json
 RUN   := $(MODEL)$(if $(filter-out $(if $(filter tiny,$(MODEL)),tiny,paper),$(DATASET)),@$(DATASET))$(if $(ABLATION),+$(ABLATION))
 OUT   := out/$(RUN)
 ifeq ($(origin RUN),command line)
-ifneq ($(filter-out chat publish,$(MAKECMDGOALS)),)
-$(error RUN= names a finished run for `make chat` and `make publish`; a run to be made is named by MODEL, ABLATION and the data)
+ifneq ($(filter-out chat publish eval,$(MAKECMDGOALS)),)
+$(error RUN= names a finished run for `make chat`, `make eval` and `make publish`; a run to be made is named by MODEL, ABLATION and the data)
 endif
 endif
+# What `make eval` evaluates, and the small items that the embedded model is asked.
+EVALUATED   := $(if $(filter command line,$(origin RUN)),,$(OUT)/$(if $(filter merged,$(WHAT)),merged/merge.json,done))
+ITEMS_READY := $(if $(filter out/items,$(ITEMS)),out/items.ready)
 STORE := data/responses
 PART  := $(DATA)$(if $(SHARD),/shards/$(subst /,of,$(SHARD)))
 # The pairs that are looked at and published: yours, or those made here.
 MINE  := $(or $(PAIRS),$(PART)/pairs.jsonl)
 
 PY    := .venv/bin/python
-READY := .venv/ready-$(shell cat requirements*.txt | sha256sum | cut -c1-12)
+READY := .venv/ready-$(shell cat requirements-gpu.txt requirements.txt | sha256sum | cut -c1-12)
+# lm-eval and Axolotl need different versions of one package, and the wrong one scores 0 in silence: a second environment.
+READY_EVAL := .venv-eval/ready-$(shell cat requirements-eval.txt constraints-eval.txt | sha256sum | cut -c1-12)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # No telemetry; no look-ups on the Hub for a model that lies here.
 export AXOLOTL_DO_NOT_TRACK := 1
@@ -115,7 +128,7 @@ TINY_GGUF := out/tiny-base.gguf
 SERVED    := $(if $(filter tiny,$(PROFILE)),$(TINY_GGUF),)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval leaderboard answers report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -182,12 +195,18 @@ endif
 publish: | $(READY)  ## Write the card of the trained model and push it to REPO (DRY_RUN=1: only write; WHAT=merged: the merged model)
 	@$(PY) -m train.publish model $(OUT) $(REPO) --what $(WHAT) $(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(filter-out 0,$(PUBLIC)),--public) $(if $(LICENCE),--licence '$(LICENCE)') $(if $(DATA_REPO),--data-repo $(DATA_REPO))
 
-eval: $(OUT)/answers.jsonl  ## Base and tuned model answer the held-out questions; compare them
+eval: $(EVALUATED) $(ITEMS_READY) | $(READY) $(READY_EVAL)  ## Open LLM Leaderboard v2 through lm-eval: base against tuned, with intervals
+	@$(EVALUATE)
+
+leaderboard: | $(READY)  ## All evaluated runs and ablations in one sortable table with intervals: out/leaderboard.html
+	@$(PY) -m eval.board
+
+answers: $(OUT)/answers.jsonl  ## Base and tuned model answer the held-out questions; compare their style
 	@$(PY) -m eval.surface $<
 
 report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
 
-test: $(READY)  ## Run the tests (no network, no GPU; PYTEST_ARGS='-m slow' for the slow ones)
+test: $(READY) $(READY_EVAL)  ## Run the tests (no network, no GPU; PYTEST_ARGS='-m slow' for the slow ones)
 	@$(PY) -m pytest $${PYTEST_ARGS:-}
 
 lint: $(READY)  ## Check style
@@ -197,12 +216,12 @@ tiny: $(READY)  ## Build the embedded model anew from tiny/text (4 minutes); the
 	@$(PY) -m tiny.build
 
 clean:  ## Delete what is free to make again; keeps replies, data sets, adapters and merged models
-	rm -rf out/*/prepared out/*/publish out/*/report.* out/*/margins.* out/*/training.* out/*/*.gguf out/*.gguf out/serve-*.log data/*/*/ .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf out/items* out/leaderboard.* out/leaderboard/datasets out/*/prepared out/*/publish out/*/report.* out/*/margins.* out/*/training.* out/*/*.gguf out/*.gguf out/serve-*.log data/*/*/ .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean:  ## Delete everything that git does not keep, paid replies and trained models too (asks first)
-	@read -r -p 'This deletes .venv, data/ with every paid reply, and out/ with every trained model. Type yes to go on: ' answer && [ "$$answer" = yes ] || { echo 'nothing deleted'; exit 1; }
-	rm -rf .venv data out
+	@read -r -p 'This deletes .venv, .venv-eval, data/ with every paid reply, and out/ with every trained model. Type yes to go on: ' answer && [ "$$answer" = yes ] || { echo 'nothing deleted'; exit 1; }
+	rm -rf .venv .venv-eval data out
 
 # ---------------------------------------------------------------- environment
 
@@ -216,6 +235,19 @@ $(READY):
 	  && { ! command -v nvidia-smi >/dev/null || $$pip --no-build-isolation -r requirements-gpu.txt; }; } > .venv/setup.log 2>&1 \
 	|| { tail -n 5 .venv/setup.log >&2; echo 'error: the installation failed; its log is .venv/setup.log, and `make setup` tries again' >&2; exit 1; }
 	@rm -f .venv/ready-*; touch $@
+
+# IFEval splits sentences with nltk's punkt_tab, which nltk fetches from a place of its own; a package that carries it comes from where pip gets all others.
+PUNKT := llama-index-core==0.14.25
+$(READY_EVAL): | $(READY)
+	@echo 'making .venv-eval: about 2 minutes, log in .venv-eval/setup.log'
+	@$(PYTHON) -m venv .venv-eval
+	@pip=".venv-eval/bin/python -m pip --quiet --disable-pip-version-check"; english=tokenizers/punkt_tab/english; \
+	{ $$pip install --no-compile "$$(grep '^torch==' requirements-eval.txt)" && $$pip install --no-compile -r requirements-eval.txt -c constraints-eval.txt \
+	  && $$pip download --no-deps --dest .venv-eval/carrier $(PUNKT) \
+	  && .venv-eval/bin/python -m zipfile -e .venv-eval/carrier/*.whl .venv-eval/carrier && mkdir -p .venv-eval/nltk_data/$$english \
+	  && cp .venv-eval/carrier/llama_index/core/_static/nltk_cache/$$english/* .venv-eval/nltk_data/$$english/ && rm -r .venv-eval/carrier; } > .venv-eval/setup.log 2>&1 \
+	|| { tail -n 5 .venv-eval/setup.log >&2; echo 'error: the installation failed; its log is .venv-eval/setup.log, and the same command tries again' >&2; exit 1; }
+	@rm -f .venv-eval/ready-*; touch $@
 
 # ---------------------------------------------------------------- data
 
@@ -263,6 +295,19 @@ $(TINY_GGUF): tiny/model/model.safetensors tiny/convert.py | $(READY)
 
 $(OUT)/tuned.gguf: $(OUT)/merged/merge.json tiny/convert.py
 	@$(PY) -m tiny.convert $(OUT)/merged $@
+
+out/items.ready: eval/items.py eval/items.yaml | $(READY)
+	@rm -rf out/items
+	@$(PY) -m eval.items out/items
+	@touch $@
+
+# The embedded model seldom ends an answer by itself; cut short, its evaluation takes minutes.
+EVALUATE = $(PY) -m eval.leaderboard $(OUT) --backend $(BACKEND) --what $(WHAT) $(if $(TASKS),--tasks '$(TASKS)') $(if $(LIMIT),--limit $(LIMIT)) \
+  $(if $(ITEMS),--items $(ITEMS)) $(if $(filter out/items,$(ITEMS)),--max-gen-toks 64) $(if $(GPUS),--gpus $(GPUS)) --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL)
+
+$(OUT)/leaderboard.json: $(OUT)/done $(ITEMS_READY) eval/leaderboard.py eval/compare.py eval/scores.py | $(READY_EVAL)
+	@echo '== leaderboard'
+	@$(EVALUATE)
 
 $(OUT)/answers.jsonl: $(OUT)/done $(READY_DATA) $(if $(filter tiny,$(MODEL)),$(TINY_GGUF) $(OUT)/tuned.gguf) eval/answers.py
 	@echo '== answers'

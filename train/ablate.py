@@ -148,10 +148,11 @@ def table(base: str, rows: dict[str, dict], failed: dict[str, str]) -> str:
 
 
 def leaderboard(run: Path) -> str:
-    """The change of the leaderboard's average where `make eval` has measured it, with its interval."""
+    """The change of the leaderboard's average where `make eval` has measured it, with its interval; marked where it is not the leaderboard's own items."""
     path = run / "leaderboard.json"
-    average = read_json(path).get("average difference") if path.exists() else None
-    return cell(average, False, True) if average else "–"
+    found = read_json(path) if path.exists() else {}
+    mark = {"machinery": " (items of our own)", "partial": " (part of the items)"}.get(found.get("kind"), "")
+    return cell(found["average difference"], False, True) + mark if found.get("average difference") else "–"
 
 
 def alarms(run: Path) -> str:
