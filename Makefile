@@ -314,7 +314,7 @@ $(OUT)/answers.jsonl: $(OUT)/done $(READY_DATA) $(if $(filter tiny,$(MODEL)),$(T
 	@$(if $(filter tiny,$(MODEL)),$(PY) -m tiny.serve $(TINY_GGUF) $(OUT)/tuned.gguf --) $(PY) -m eval.answers $(READY_DATA:/stats.json=/heldout.jsonl) $(OUT) \
 	  --profile $(PROFILE) --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL) --store $(STORE)
 
-$(OUT)/report.html: $(OUT)/margins.svg $(OUT)/heldout.json $(OUT)/merged/merge.json $(OUT)/answers.jsonl eval/report.py eval/report.html.j2 eval/report.md.j2 eval/surface.py train/health.py
+$(OUT)/report.html: $(OUT)/margins.svg $(OUT)/heldout.json $(OUT)/merged/merge.json $(OUT)/answers.jsonl $(if $(filter tiny,$(MODEL)),$(OUT)/leaderboard.json,$(wildcard $(OUT)/leaderboard.json)) eval/report.py eval/report.html.j2 eval/report.md.j2 eval/surface.py train/health.py
 	@echo '== report'
 	@$(PY) -m train.health $(OUT) --data $(READY_DATA:/stats.json=)
 	@$(PY) -m eval.report $(OUT) --data $(READY_DATA:/stats.json=)

@@ -196,10 +196,15 @@ def write(run: Path, base_folder: Path, tuned_folder: Path) -> dict:
         for name, c in found["columns"].items():
             writer.writerow([name, *(x for side in sides for x in c[side]), *(c[key] for key in last)])
     values = context(found)
-    write_text(out.with_suffix(".md"), templates(Path(__file__).parent, False).get_template("leaderboard.md.j2").render(values, figure=f"{out.name}.svg"))
+    write_text(
+        out.with_suffix(".md"),
+        templates(Path(__file__).parent, False).get_template("leaderboard.md.j2").render(run=found["run"], board=values | {"figure": f"{out.name}.svg"}),
+    )
     write_text(
         out.with_suffix(".html"),
-        templates(Path(__file__).parent, True).get_template("leaderboard.html.j2").render(values, figure=embedded(read_text(out.with_suffix(".svg"), "the figure"))),
+        templates(Path(__file__).parent, True)
+        .get_template("leaderboard.html.j2")
+        .render(run=found["run"], board=values | {"figure": embedded(read_text(out.with_suffix(".svg"), "the figure"))}),
     )
     write_json(out.with_suffix(".json"), found)
     print(table(found))

@@ -27,7 +27,7 @@ from datagen.config import read_yaml
 from datagen.files import UserError, canonical, entry, sha256, write_json, write_text
 from eval import compare, scores
 from tiny.serve import die_with_parent
-from train.merge import file_sha256, weight_files
+from train.merge import check_base, file_sha256, merged_folder, trained_hash
 from train.recipe import gpu_count
 
 PYTHON = Path(".venv-eval/bin/python")
@@ -59,14 +59,6 @@ def folder_hash(folder: Path) -> str:
     return sha256(canonical({str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}))[:16]
 
 
-def weights_hash(folder: Path) -> str:
-    """Of the weights on this machine. Raises UserError when there are none."""
-    files = weight_files(folder) or sorted(folder.glob("adapter_model.*"))
-    if not files:
-        raise UserError(f"{folder}: holds no weights; `make train` or `make merge` makes them")
-    return sha256(canonical({path.name: file_sha256(path) for path in files}))[:16]
-
-
 def common(args: argparse.Namespace, gpus: int, found: dict) -> dict:
     """What is equal for base and tuned model, and has to be."""
     items = None
@@ -90,30 +82,27 @@ def common(args: argparse.Namespace, gpus: int, found: dict) -> dict:
     }
 
 
-def of_model(shared: dict, args: argparse.Namespace, base_model: str, config: dict, tuned: bool) -> dict:
-    """The settings of one model: `shared` and what it is. `base_model` is a folder or a name on the Hub."""
-    backend, adapter, product = args.backend, args.run / "adapter", args.run / ("merged" if args.what == "merged" else "adapter")
-    if tuned and backend != "endpoint" and not product.is_dir():
-        raise UserError(f"{product}: is not there; `make {'merge' if args.what == 'merged' else 'train'}` makes it")
-    identity = {"base_model": base_model, "base_weights": weights_hash(Path(base_model)) if Path(base_model).is_dir() else config.get("revision_of_model") or "main"}
-    identity |= {"tuned_weights": weights_hash(product if product.is_dir() else adapter) if tuned else None}
-    if backend == "endpoint":
+def of_model(shared: dict, args: argparse.Namespace, config: dict, base: dict, tuned: bool) -> dict:
+    """The settings of one model: `shared`, what it is, and lm-eval's arguments. `base`: what train.merge.check_base knows of it."""
+    name, revision = config["base_model"], {"revision": base["revision"]} if base["revision"] else {}
+    identity = {"base_model": name, "base_weights": base["weights_sha256"][:16], "tuned_weights": trained_hash(args.run)[:16] if tuned else None}
+    if args.backend == "endpoint":
         model = args.tuned_model if tuned else args.base_model
         url = (tuned and os.environ.get("TUNED_BASE_URL")) or os.environ.get("OPENAI_BASE_URL")
         if not url or "auto" in (args.base_model, args.tuned_model):
             raise UserError("BACKEND=endpoint needs OPENAI_BASE_URL (and TUNED_BASE_URL, if the tuned model is served elsewhere), BASE_MODEL= and TUNED_MODEL=")
-        arguments = {"model": model, "tokenizer": base_model, "base_url": f"{url.rstrip('/')}/completions", "num_concurrent": 8, "max_length": 8192}
-        return shared | {"model": "local-completions", "model_args": arguments, "identity": identity | {"served_as": model}}
+        arguments = {"model": model, "tokenizer": name, "base_url": f"{url.rstrip('/')}/completions", "num_concurrent": 8, "max_length": 8192}
+        return shared | {"model": "local-completions", "model_args": arguments, "identity": identity}
+    # The adapter on its base takes the base's tokenizer and template; a merged model carries the base's own, byte for byte.
+    product = merged_folder(args.run) if args.what == "merged" else args.run / "adapter"
     lora = tuned and (product / "adapter_config.json").exists()
-    arguments = {"pretrained": base_model if lora or not tuned else str(product), "dtype": shared["dtype"]}
-    if not (tuned and not lora) and config.get("revision_of_model"):
-        arguments["revision"] = config["revision_of_model"]
-    if backend == "vllm":
+    arguments = {"dtype": shared["dtype"]} | ({"pretrained": str(product)} if tuned and not lora else {"pretrained": name, **revision})
+    if args.backend == "vllm":
         arguments |= {"max_model_len": 8192, "gpu_memory_utilization": 0.9, "enable_thinking": False}
         arguments |= {"lora_local_path": str(product), "max_lora_rank": max(8, config.get("lora_r", 8))} if lora else {}
     elif lora:
         arguments["peft"] = str(product)
-    return shared | {"model": backend, "model_args": arguments, "identity": identity}
+    return shared | {"model": args.backend, "model_args": arguments, "identity": identity}
 
 
 def place(settings: dict, under: Path) -> tuple[Path, Path]:
@@ -236,9 +225,10 @@ def main() -> None:
     args = parser.parse_args()
     args.tasks = [str(Path(task).resolve()) if task.endswith((".yaml", ".yml")) else task for task in args.tasks]
     config = read_yaml(args.run / "run.yaml", "the configuration of a finished run, from `make train`")
-    base_name, base_model = re.split(r"[@+]", args.run.name)[0], str(config.get("base_model"))
     shared = common(args, gpu_count() if args.gpus is None else args.gpus, versions())
-    base, tuned = (of_model(shared, args, base_model, config, who) for who in (False, True))
+    identity = check_base(args.run, config, download=args.backend != "endpoint")[1]
+    base, tuned = (of_model(shared, args, config, identity, who) for who in (False, True))
+    base_name = re.split(r"[@+]", args.run.resolve().name)[0]
     (base_folder, base_cache), (tuned_folder, tuned_cache) = place(base, PLACE / base_name), place(tuned, args.run / "leaderboard")
     missing = [(settings, folder) for settings, folder in ((base, base_folder), (tuned, tuned_folder)) if not (folder / "done").exists()]
     if missing:

@@ -6,14 +6,15 @@ Every number is read from a file of the run, named beside it. The page loads not
 """
 
 import argparse
-import base64
 import json
 import subprocess
 from pathlib import Path
 
 from datagen.config import read_yaml
 from datagen.files import UserError, entry, read_json, read_text, sha256, templates, write_text
+from eval import compare as leaderboard
 from eval.surface import compare, read_answers, show, told_apart
+from train.merge import trained_hash
 
 SHOWN = 10  # pairs of answers side by side
 HERE = Path(__file__).parent
@@ -29,6 +30,13 @@ def sample(answers: list[dict]) -> list[dict]:
     """Ten of the answers, in the order of the hashes of their questions: chosen by no one."""
     rows = sorted(answers, key=lambda row: sha256(json.dumps(row["messages"])))[:SHOWN]
     return [{"question": row["messages"][-1]["content"], "base": row["base"], "tuned": row["tuned"]} for row in rows]
+
+
+def board(run: Path) -> dict | None:
+    """The comparison that `make eval` made of these very weights; None where it made none."""
+    path = run / "leaderboard.json"
+    found = read_json(path) if path.exists() else {}
+    return leaderboard.context(found) if found.get("tuned_weights") == trained_hash(run)[:16] else None
 
 
 def provenance(run: Path, data: Path, config: dict, meta: dict) -> list[tuple[str, str]]:
@@ -92,6 +100,7 @@ def collect(run: Path, data: Path) -> dict:
         "questions": len(answers),
         "told": {"count": told["told"], "n": told["n"], "text": show((told["share"], *told["interval"]), True)},
         "answers": sample(answers),
+        "leaderboard": board(run),
         "provenance": provenance(run, data, config, meta),
     }
 
@@ -100,8 +109,16 @@ def render(context: dict, figure_svg: str) -> tuple[str, str]:
     """(HTML, Markdown). Model text is escaped in both: it is shown, never run."""
     html, markdown = templates(HERE, html=True), templates(HERE, html=False)
     html.filters["percent"] = markdown.filters["percent"] = lambda value: show(value, True)
-    figure = "data:image/svg+xml;base64," + base64.b64encode(figure_svg.encode()).decode()
-    return html.get_template("report.html.j2").render(context, figure=figure), markdown.get_template("report.md.j2").render(context)
+    figures = {"margins": figure_svg} | (
+        {"leaderboard": read_text(Path(context["folder"]) / "leaderboard.svg", "a figure, from `make eval`")} if context["leaderboard"] else {}
+    )
+
+    def page(environment, name: str, sources: dict[str, str]) -> str:
+        found = context["leaderboard"] and context["leaderboard"] | {"figure": sources["leaderboard"]}
+        return environment.get_template(name).render(context, figure=sources["margins"], board=found)
+
+    inside = {name: leaderboard.embedded(svg) for name, svg in figures.items()}
+    return page(html, "report.html.j2", inside), page(markdown, "report.md.j2", {name: f"{name}.svg" for name in figures})
 
 
 def main() -> None:

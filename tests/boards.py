@@ -115,3 +115,22 @@ def evaluated(folder: Path, rows: list[dict], tuned: bool, items: bool = True, *
     (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "done").write_text(json.dumps({"seconds": 1.5, "items": len(rows)}))
     return folder
+
+
+def random_adapter(folder: Path, base: Path, width: int | None = None, size: float = 0.3) -> None:
+    """A LoRA adapter with random weights for `base`, or for a base of another `width`."""
+    import torch
+    from safetensors.torch import save_file
+
+    config = json.loads((base / "config.json").read_text())
+    width, rank, rng = width or config["hidden_size"], 4, torch.Generator().manual_seed(1)
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        for name in ("q_proj", "v_proj"):
+            stem = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            tensors[f"{stem}.lora_A.weight"] = size * torch.randn(rank, width, generator=rng)
+            tensors[f"{stem}.lora_B.weight"] = size * torch.randn(width, rank, generator=rng)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "r": rank, "lora_alpha": rank}
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": ["q_proj", "v_proj"]}))

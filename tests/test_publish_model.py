@@ -122,8 +122,10 @@ def test_the_recipe_is_that_of_the_run_file(monkeypatch, run):
 
 
 def test_results_carry_interval_items_and_file(monkeypatch, run):
-    found = {"results": {"ifeval": {"alias": "ifeval", "acc,none": 0.5, "acc_stderr,none": 0.02}}, "n-samples": {"ifeval": {"original": 541, "effective": 541}}}
-    dump(run / "leaderboard/tuned/results_1.json", found)
+    score = {"base": [74.08, 71.0, 77.1], "tuned": [64.98, 61.5, 68.2], "difference": [-9.1, -11.2, -7.0], "items": 541}
+    found = {"kind": "leaderboard", "columns": {"IFEval": score}, "others": [], "settings": {"limit": None}, "tuned_weights": merge.trained_hash(run)[:16]}
+    dump(run / "leaderboard.json", found)
+    dump(run / "leaderboard-ifeval-5.json", found | {"tuned_weights": "of another model"})
     dump(run / "heldout.json", {"pairs": 60, "accuracy": [0.9, 0.8, 0.95], "unit": "nats", "margins": [1.0, 2.0, 3.0]})
     card = call(monkeypatch, "--dry-run")
     for line in (
@@ -133,10 +135,10 @@ def test_results_carry_interval_items_and_file(monkeypatch, run):
         "| accuracy | 0.900 [0.800, 0.950] |",
         "| speaks of itself as an AI | 0.0 % [0.0, 79.3] | 0.0 % [0.0, 79.3] | +0.0 points [+0.0, +0.0] |",
         "| Why \\| rain? | It is generally so. | Oh, \\*I\\* love it! You? |",
-        "| ifeval | acc | 0.500 [0.461, 0.539] | 541 | `run/leaderboard/tuned/results_1.json` |",
+        "| IFEval | 74.08 [71.00, 77.10] | 64.98 [61.50, 68.20] | -9.10 [-11.20, -7.00] | 541 | `run/leaderboard.json` |",
     ):
         assert line in card.split("\n"), line
-    assert "run/leaderboard/tuned/results_1.json" in written() and "margins |" not in card
+    assert "run/leaderboard.json" in written() and "run/leaderboard-ifeval-5.json" not in written() and "margins |" not in card
 
 
 def test_what_was_not_measured_is_said_to_be_missing(monkeypatch, run):

@@ -7,7 +7,7 @@
 
 A card says what the folder's own files say, and names them. Data: counts and reasons (ledger.json), models, sampling and prompts (its `settings`), tokens
 and money (its `usage`), shortcuts (audit.json). Model: recipe (run.yaml, done), data (stats.json, ledger.json), results (metrics.json, answers.jsonl,
-leaderboard/), alarms (health.json), disclosure (disclosure.json). Both: what the licences ask (datagen/models.yaml). What is not recorded is said to be so.
+leaderboard*.json), alarms (health.json), disclosure (disclosure.json). Both: what the licences ask (datagen/models.yaml). What is not recorded is said to be so.
 The token comes from HF_TOKEN or `hf auth login`, and is never printed.
 """
 
@@ -247,19 +247,18 @@ def yardstick(found: dict) -> list[tuple[str, str]]:
     return [(name, number(value)) for name, value in found.items() if isinstance(value, int)] + [(name, interval(*value)) for name, value in triples.items()]
 
 
-def leaderboard(folder: Path) -> list[dict]:
-    """What lm-eval wrote: one row a task and metric, the interval from its standard error (normal approximation), and the number of items."""
-    rows = []
-    for path in sorted(folder.rglob("results*.json")):
+def leaderboard(run: Path) -> list[dict]:
+    """One row a score of every comparison that `make eval` made of these very weights, with its interval; checks on items of our own say nothing here."""
+    rows, weights = [], trained_hash(run)[:16]
+    for path in sorted(run.glob("leaderboard*.json")):
         found = read_json(path)
-        for task, metrics in sorted((found.get("results") or {}).items()):
-            items = (found.get("n-samples") or {}).get(task, {}).get("effective", "not recorded")
-            for key, value in metrics.items():
-                name, _, how = key.partition(",")
-                error = metrics.get(f"{name}_stderr,{how}")
-                if isinstance(value, float) and how and not name.endswith("_stderr"):
-                    shown = interval(value, value - 1.96 * error, value + 1.96 * error) if isinstance(error, float) else f"{value:.3f}, no interval reported"
-                    rows.append({"file": str(path.relative_to(folder)), "task": task, "metric": name, "value": shown, "items": items})
+        if found["kind"] == "machinery" or found["tuned_weights"] != weights:
+            continue
+        scores = [(name, column | {"n": column["items"]}) for name, column in found["columns"].items()] + [(f"{o['task']}, {o['metric']}", o) for o in found["others"]]
+        part = ", part of the items" if found["settings"]["limit"] else ""
+        for name, score in scores:
+            sides = {who: "{:.2f} [{:.2f}, {:.2f}]".format(*score[who]) for who in ("base", "tuned", "difference")}
+            rows.append({"file": path.name, "score": name, "items": f"{score['n']:,}{part}"} | sides)
     return rows
 
 
@@ -357,8 +356,8 @@ def write_model(run: Path, repo: str, what: str, declared: str | None, data_repo
     data = training_data(config, run_text)
     evidence = {name: run / name for name in EVIDENCE if (run / name).exists() and (name == "run.yaml" or fresh(run / name, done))}
     stale = [name for name in EVIDENCE if (run / name).exists() and name not in evidence]
-    boards = [row for row in leaderboard(run / "leaderboard") if row["file"].startswith("base") or fresh(run / "leaderboard" / row["file"], done)]
-    evidence |= {f"leaderboard/{row['file']}": run / "leaderboard" / row["file"] for row in boards}
+    boards = leaderboard(run)
+    evidence |= {row["file"]: run / row["file"] for row in boards}
     if data["stats"]:
         evidence["stats.json"] = Path(data["path"]).parent / "stats.json"
     if data["ledger"]:
