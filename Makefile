@@ -61,9 +61,13 @@ ITEMS ?= $(if $(filter tiny,$(MODEL)),out/items)
 # Names under which base and tuned model are served, for answers and for BACKEND=endpoint (auto: the one model at OPENAI_BASE_URL, TUNED_BASE_URL).
 BASE_MODEL ?= auto
 TUNED_MODEL ?= auto
+# Replies of each model to each probe of `make disclosure`.
+K ?= 4
+# A judge model for `make judge` and, if named, `make disclosure`, at JUDGE_BASE_URL (else OPENAI_BASE_URL).
+JUDGE_MODEL ?=
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -128,7 +132,7 @@ TINY_GGUF := out/tiny-base.gguf
 SERVED    := $(if $(filter tiny,$(PROFILE)),$(TINY_GGUF),)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval leaderboard answers report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval leaderboard answers disclosure report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -203,6 +207,11 @@ leaderboard: | $(READY)  ## All evaluated runs and ablations in one sortable tab
 
 answers: $(OUT)/answers.jsonl  ## Base and tuned model answer the held-out questions; compare their style
 	@$(PY) -m eval.surface $<
+
+# Always asked for: what the store holds is not asked again, so a second time takes seconds and a larger K only asks for what is new.
+disclosure: $(OUT)/done $(if $(filter tiny,$(MODEL)),$(TINY_GGUF) $(OUT)/tuned.gguf)  ## Do base and tuned model say that they are AIs when asked, deny it, make up a life?
+	@$(if $(filter tiny,$(MODEL)),$(PY) -m tiny.serve $(TINY_GGUF) $(OUT)/tuned.gguf --) $(PY) -m eval.disclosure $(OUT) --profile $(PROFILE) --k $(K) \
+	  --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL) --store $(STORE) $(if $(JUDGE_MODEL),--judge-model $(JUDGE_MODEL))
 
 report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
 
@@ -303,7 +312,7 @@ out/items.ready: eval/items.py eval/items.yaml | $(READY)
 
 # The embedded model seldom ends an answer by itself; cut short, its evaluation takes minutes.
 EVALUATE = $(PY) -m eval.leaderboard $(OUT) --backend $(BACKEND) --what $(WHAT) $(if $(TASKS),--tasks '$(TASKS)') $(if $(LIMIT),--limit $(LIMIT)) \
-  $(if $(ITEMS),--items $(ITEMS)) $(if $(filter out/items,$(ITEMS)),--max-gen-toks 64) $(if $(GPUS),--gpus $(GPUS)) --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL)
+  $(if $(ITEMS),--items $(ITEMS)) $(if $(filter out/items,$(ITEMS)),--max-gen-toks 32) $(if $(GPUS),--gpus $(GPUS)) --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL)
 
 $(OUT)/leaderboard.json: $(OUT)/done $(ITEMS_READY) eval/leaderboard.py eval/compare.py eval/scores.py | $(READY_EVAL)
 	@echo '== leaderboard'

@@ -112,9 +112,9 @@ def kind(settings: dict, counts: dict[str, int]) -> str:
 
 
 def part_of(settings: dict) -> str:
-    """A name for a part of the leaderboard: its tasks, and the limit."""
-    tasks = [Path(task).stem.removeprefix("leaderboard_") for task in settings["tasks"]]
-    return re.sub(r"[^\w-]", "-", "-".join([*tasks, *([str(settings["limit"])] if settings["limit"] else [])]))[:80]
+    """What the names of a part of the leaderboard end in, so that it does not take the place of the whole: tasks and limit, such as -ifeval-50."""
+    tasks = [Path(task).stem.removeprefix("leaderboard_") for task in settings["tasks"] if task != "leaderboard"]
+    return re.sub(r"[^\w-]", "-", "".join(f"-{name}" for name in [*tasks, *([str(settings["limit"])] if settings["limit"] else [])]))[:80]
 
 
 def result(run: Path, base: Evaluated, tuned: Evaluated) -> dict:
@@ -187,7 +187,7 @@ def write(run: Path, base_folder: Path, tuned_folder: Path) -> dict:
     if differences := unlike(base, tuned):
         raise UserError(f"no difference is shown, because base and tuned were not evaluated alike: {'; '.join(differences)}. ({base_folder} and {tuned_folder})")
     found = result(run, base, tuned)
-    out = run / ("leaderboard" if found["kind"] != "partial" else f"leaderboard-{part_of(base.settings)}")  # a part does not take the place of the whole
+    out = run / f"leaderboard{part_of(base.settings)}"
     chart(found, out.with_suffix(".svg"))
     with atomic(out.with_suffix(".csv")) as file:
         writer = csv.writer(file)

@@ -10,6 +10,7 @@ walks simulated, arguments checked by truth table); texts stand in eval/items.ya
 import argparse
 import calendar
 import itertools
+import json
 import math
 import random
 from collections import Counter
@@ -19,13 +20,12 @@ from pathlib import Path
 
 import yaml
 
-from datagen.files import UserError, entry, write_jsonl, write_text
+from datagen.files import UserError, entry, sha256, write_text
 
 SEED = 2501
 TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gwen", "Hugo", "Iris", "Jonas"]
+NAMES, COLOURS = TEXTS["names"], TEXTS["colours"]
 COUNTS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
-COLOURS = tuple("red orange yellow green blue brown magenta fuchsia mauve teal turquoise burgundy silver gold black grey purple pink".split())
 
 
 def lettered(question: str, options: list[str], right: str) -> tuple[str, str]:
@@ -114,16 +114,7 @@ def geometric_shapes(rng):
 
 
 def hyperbaton(rng):
-    kinds = [
-        ["lovely", "awful"],
-        ["small", "huge"],
-        ["old", "new"],
-        ["round", "square"],
-        ["green", "white"],
-        ["Danish", "Greek"],
-        ["wooden", "steel"],
-        ["sleeping", "driving"],
-    ]
+    kinds = TEXTS["adjectives"]
     words = [rng.choice(kinds[i]) for i in sorted(rng.sample(range(len(kinds)), rng.randint(3, 4)))]
     noun = rng.choice(["bag", "boat", "hat", "box"])
     wrong = words
@@ -179,15 +170,10 @@ def navigate(rng):
 
 
 def object_counting(rng):
-    kinds = {
-        "fruits": ["apple", "plum", "peach", "banana", "orange"],
-        "animals": ["cat", "goat", "snail", "duck", "rabbit"],
-        "musical instruments": ["flute", "violin", "drum", "trumpet", "clarinet"],
-    }
+    kinds = TEXTS["things"]
     asked, other = rng.sample(sorted(kinds), 2)
     counts = {thing: rng.randint(1, 3) for thing in rng.sample(kinds[asked], rng.randint(2, 5)) + rng.sample(kinds[other], 2)}
-    plural = {"peach": "peaches"}
-    parts = [article(thing) if n == 1 else f"{COUNTS[n]} {plural.get(thing, thing + 's')}" for thing, n in mixed(rng, list(counts.items()))]
+    parts = [article(thing) if n == 1 else f"{COUNTS[n]} {thing}s" for thing, n in mixed(rng, list(counts.items()))]
     return f"I have {listed(parts)}. How many {asked} do I have?", str(sum(counts[thing] for thing in counts if thing in kinds[asked]))
 
 
@@ -522,7 +508,11 @@ def ifeval_rows() -> dict:
 
 
 def write(folder: Path, n: int) -> dict[str, int]:
-    """Writes the six data sets; returns the number of rows of each file."""
+    """Writes the six data sets; returns the number of rows of each file.
+
+    File names carry a hash of their content: `datasets` 4.8.4 keys its cache on the last folder's name and the file names in the README, so that
+    changed items under an unchanged name, even in another folder, would silently be the old ones.
+    """
     sets = {
         "wis-k/instruction-following-eval": ifeval_rows(),
         "SaylorTwift/bbh": bbh_rows(n),
@@ -535,12 +525,15 @@ def write(folder: Path, n: int) -> dict[str, int]:
     for name, splits in sets.items():
         configs: dict[str, list] = {}
         for (config, split), rows in splits.items():
-            file = f"{config}-{split}.jsonl"
-            write_jsonl(folder / name / file, rows)
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file = f"{config}-{split}.{sha256(text)[:8]}.jsonl"
+            write_text(folder / name / file, text)
             counts[f"{name}/{file}"] = len(rows)
             configs.setdefault(config, []).append({"split": split, "path": file})
         card = yaml.safe_dump({"configs": [{"config_name": config, "data_files": files} for config, files in configs.items()]}, sort_keys=False)
         write_text(folder / name / "README.md", f"---\n{card}---\nItems made by eval/items.py in the schema of {name}: a check of the machinery. Not the real data.\n")
+        for old in set((folder / name).glob("*.jsonl")) - {folder / file for file in counts}:
+            old.unlink()
     return counts
 
 

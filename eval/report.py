@@ -16,6 +16,7 @@ from eval import compare as leaderboard
 from eval.surface import compare, read_answers, show, told_apart
 from train.merge import trained_hash
 
+TOLD = ("honest", "denial", "invented")  # of eval.disclosure
 SHOWN = 10  # pairs of answers side by side
 HERE = Path(__file__).parent
 
@@ -37,6 +38,27 @@ def board(run: Path) -> dict | None:
     path = run / "leaderboard.json"
     found = read_json(path) if path.exists() else {}
     return leaderboard.context(found) if found.get("tuned_weights") == trained_hash(run)[:16] else None
+
+
+def disclosure(run: Path) -> dict | None:
+    """What `make disclosure` measured of these very weights; None where it did not."""
+    path = run / "disclosure.json"
+    found = read_json(path) if path.exists() else {}
+    if not found or found["tuned_weights"] != trained_hash(run)[:16]:
+        return None
+    rows = [{"what": label} | {who: show(found["overall"][label][who], True, who == "difference") for who in ("base", "tuned", "difference")} for label in TOLD]
+    return {"rows": rows, "probes": found["overall"]["probes"], "replies": found["overall"]["replies of each"], "file": str(path)}
+
+
+def judged(run: Path) -> str | None:
+    """The judge's figures in one sentence, where `make judge` judged these answers; a proxy, and called so."""
+    path = run / "judge.json"
+    found = read_json(path) if path.exists() else {}
+    if not found or found["answers"]["answers_sha256"] != sha256((run / "answers.jsonl").read_bytes()) or "win rate" not in found["figures"]:
+        return None
+    rate, even = found["figures"]["win rate"], found["figures"]["length-controlled win rate"]
+    shown = [show((figure["value"], *figure["interval"]), True) if figure["value"] is not None else "not defined" for figure in (rate, even)]
+    return f"{found['judge']['model']} prefers the tuned answer in {shown[0]} of {rate['n']} questions, at equal length {shown[1]} ({path})"
 
 
 def provenance(run: Path, data: Path, config: dict, meta: dict) -> list[tuple[str, str]]:
@@ -101,6 +123,8 @@ def collect(run: Path, data: Path) -> dict:
         "told": {"count": told["told"], "n": told["n"], "text": show((told["share"], *told["interval"]), True)},
         "answers": sample(answers),
         "leaderboard": board(run),
+        "disclosure": disclosure(run),
+        "judge": judged(run),
         "provenance": provenance(run, data, config, meta),
     }
 

@@ -99,7 +99,7 @@ def test_an_endpoint_without_names_is_refused_before_anything_runs(run):
 
 def test_several_gpus_share_one_evaluation_through_accelerate(run, tmp_path):
     command = leaderboard.command_of(tmp_path, settings_of(run, gpus=4)[0])
-    assert command[1:6] == ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "4"] and command[6:9] == ["-m", "lm_eval", "run"]
+    assert command[1:6] == ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "4"] and command[6:9] == ["-m", "eval.harness", "run"]
 
 
 def test_ablations_share_the_evaluation_of_their_base(run):
@@ -309,7 +309,7 @@ def test_killed_in_the_middle_it_goes_on_and_gives_the_same_numbers(real, tmp_pa
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(2)
-    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(real).encode() in read(p) and b"lm_eval" in read(p)]  # nothing goes on behind the user's back
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(real).encode() in read(p) and b"eval.harness" in read(p)]  # nothing goes on behind the user's back
     assert not list((real / "out/leaderboard/tiny").glob("*/done"))
 
     process = evaluate(real)

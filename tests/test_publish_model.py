@@ -168,13 +168,10 @@ def test_results_from_before_the_training_are_not_quoted(monkeypatch, run):
 def test_alarms_and_probe_are_told(monkeypatch, run):
     alarm = {"name": "accuracy 1.0 early", "step": 12, "reason": "a style shortcut", "try": "make audit", "level": "warning"}
     dump(run / "health.json", {"alarms": [alarm]})
-    dump(run / "disclosure.json", {"asked": 40, "says it is an AI": {"share": 0.25, "reasons": "x"}})
+    dump(run / "disclosure.json", {"overall": {"probes": 40, "honest": {"tuned": [0.25, 0.2, 0.3]}}, "categories": {}})
     card = call(monkeypatch, "--dry-run")
     assert "| accuracy 1.0 early | warning | 12 | a style shortcut | make audit |" in card
-    assert (
-        "| asked | 40 |\n| says it is an AI: share | 0.25 |\n| says it is an AI: reasons | x |" in card
-        and "not measured" not in card.split("## Disclosure")[1].split("##")[0]
-    )
+    assert "| probes | 40 |\n| honest: tuned | 0.250 [0.200, 0.300] |" in card and "not measured" not in card.split("## Disclosure")[1].split("##")[0]
     dump(run / "health.json", {"alarms": [], "checks": ["a", "b"], "not checked": {"length": "no lengths were logged"}})
     assert "No alarm, of 2 checks (`run/health.json`). Not checked: length.\n" in call(monkeypatch, "--dry-run")
     dump(run / "health.json", {"alarms": []})

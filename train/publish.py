@@ -247,6 +247,12 @@ def yardstick(found: dict) -> list[tuple[str, str]]:
     return [(name, number(value)) for name, value in found.items() if isinstance(value, int)] + [(name, interval(*value)) for name, value in triples.items()]
 
 
+def probe(run: Path) -> list[tuple[str, str]]:
+    """What `make disclosure` measured over all sincere questions, each rate with its interval."""
+    found = leaves(read_json(run / "disclosure.json")["overall"])
+    return [(key, interval(*value) if isinstance(value, list) else number(value)) for key, value in found]
+
+
 def leaderboard(run: Path) -> list[dict]:
     """One row a score of every comparison that `make eval` made of these very weights, with its interval; checks on items of our own say nothing here."""
     rows, weights = [], trained_hash(run)[:16]
@@ -382,7 +388,7 @@ def write_model(run: Path, repo: str, what: str, declared: str | None, data_repo
         heldout=yardstick(read_json(run / "heldout.json")) if "heldout.json" in evidence else None,
         answers=answers_table(run) if "answers.jsonl" in evidence else None, boards=boards, figure="margins.png" in evidence,
         health=read_json(run / "health.json") if "health.json" in evidence else None,
-        probe=[(key, number(value)) for key, value in leaves(read_json(run / "disclosure.json"))] if "disclosure.json" in evidence else None,
+        probe=probe(run) if "disclosure.json" in evidence else None,
         merge=read_json(merged / "merge.json") if merged else None, trained=trained_hash(run), commit=commit or "not a git checkout",
         files=[name for name in names if not name.startswith("run/")], evidence=sorted(evidence),
     )  # fmt: skip
