@@ -65,9 +65,11 @@ TUNED_MODEL ?= auto
 K ?= 4
 # A judge model for `make judge` and, if named, `make disclosure`, at JUDGE_BASE_URL (else OPENAI_BASE_URL).
 JUDGE_MODEL ?=
+# What answers the held-out questions: endpoint (servers of yours; the embedded model brings its own), or the run's models by transformers or vllm.
+ENGINE ?= endpoint
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -130,9 +132,13 @@ endif
 # The embedded model answers for the profile tiny: its server runs as long as the command behind `--`.
 TINY_GGUF := out/tiny-base.gguf
 SERVED    := $(if $(filter tiny,$(PROFILE)),$(TINY_GGUF),)
+# A cheap look at the answers has a file of its own: it never passes for the whole.
+ANSWERS     := $(OUT)/answers$(if $(LIMIT),-first-$(LIMIT)).jsonl
+# The embedded model's two servers, unless another engine was asked for.
+SERVE_BOTH  := $(if $(filter tiny/endpoint,$(MODEL)/$(ENGINE)),$(TINY_GGUF) $(OUT)/tuned.gguf)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval leaderboard answers disclosure report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -179,7 +185,7 @@ ablate: | $(READY)  ## Run MODEL and its ablations SET, those that are missing, 
 	@$(PY) -m train.ablate $(MODEL) --set '$(SET)' $(if $(GPUS),--gpus $(GPUS)) $(foreach v,PAIRS QUESTIONS PROFILE,'$(v)=$($(v))')
 
 # What `make ablate` needs of one run. Answers need a server of the tuned model, which only the embedded model brings along.
-measure: $(OUT)/heldout.json $(OUT)/margins.svg $(if $(filter tiny,$(MODEL)),$(OUT)/answers.jsonl)
+measure: $(OUT)/heldout.json $(OUT)/margins.svg $(if $(filter tiny transformers vllm,$(MODEL) $(ENGINE)),$(OUT)/answers.jsonl)
 	@$(PY) -m train.health $(OUT) --data $(READY_DATA:/stats.json=)
 
 where:
@@ -205,13 +211,13 @@ eval: $(EVALUATED) $(ITEMS_READY) | $(READY) $(READY_EVAL)  ## Open LLM Leaderbo
 leaderboard: | $(READY)  ## All evaluated runs and ablations in one sortable table with intervals: out/leaderboard.html
 	@$(PY) -m eval.board
 
-answers: $(OUT)/answers.jsonl  ## Base and tuned model answer the held-out questions; compare their style
+answers: $(ANSWERS)  ## Base and tuned model answer the held-out questions; compare their style
 	@$(PY) -m eval.surface $<
 
 # Always asked for: what the store holds is not asked again, so a second time takes seconds and a larger K only asks for what is new.
-disclosure: $(OUT)/done $(if $(filter tiny,$(MODEL)),$(TINY_GGUF) $(OUT)/tuned.gguf)  ## Do base and tuned model say that they are AIs when asked, deny it, make up a life?
-	@$(if $(filter tiny,$(MODEL)),$(PY) -m tiny.serve $(TINY_GGUF) $(OUT)/tuned.gguf --) $(PY) -m eval.disclosure $(OUT) --profile $(PROFILE) --k $(K) \
-	  --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL) --store $(STORE) $(if $(JUDGE_MODEL),--judge-model $(JUDGE_MODEL))
+disclosure: $(OUT)/done $(SERVE_BOTH)  ## Do base and tuned model say that they are AIs when asked, deny it, make up a life?
+	@$(if $(SERVE_BOTH),$(PY) -m tiny.serve $(SERVE_BOTH) --,$(if $(filter vllm,$(ENGINE)),$(PY) -m eval.serve $(OUT) --)) $(PY) -m eval.disclosure $(OUT) --k $(K) \
+	  --profile $(PROFILE) --store $(STORE) $(if $(filter vllm,$(ENGINE)),,--base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL)) $(if $(JUDGE_MODEL),--judge-model $(JUDGE_MODEL))
 
 report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
 
@@ -318,10 +324,10 @@ $(OUT)/leaderboard.json: $(OUT)/done $(ITEMS_READY) eval/leaderboard.py eval/com
 	@echo '== leaderboard'
 	@$(EVALUATE)
 
-$(OUT)/answers.jsonl: $(OUT)/done $(READY_DATA) $(if $(filter tiny,$(MODEL)),$(TINY_GGUF) $(OUT)/tuned.gguf) eval/answers.py
+$(sort $(OUT)/answers.jsonl $(ANSWERS)): $(OUT)/done $(READY_DATA) eval/answers.py | $(SERVE_BOTH)
 	@echo '== answers'
-	@$(if $(filter tiny,$(MODEL)),$(PY) -m tiny.serve $(TINY_GGUF) $(OUT)/tuned.gguf --) $(PY) -m eval.answers $(READY_DATA:/stats.json=/heldout.jsonl) $(OUT) \
-	  --profile $(PROFILE) --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL) --store $(STORE)
+	@$(if $(SERVE_BOTH),$(PY) -m tiny.serve $(SERVE_BOTH) --) $(PY) -m eval.answers $(READY_DATA:/stats.json=/heldout.jsonl) $(OUT) --engine $(ENGINE) \
+	  $(if $(findstring -first-,$(@F)),--limit $(LIMIT)) --profile $(PROFILE) --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL) --store $(STORE)
 
 $(OUT)/report.html: $(OUT)/margins.svg $(OUT)/heldout.json $(OUT)/merged/merge.json $(OUT)/answers.jsonl $(if $(filter tiny,$(MODEL)),$(OUT)/leaderboard.json,$(wildcard $(OUT)/leaderboard.json)) eval/report.py eval/report.html.j2 eval/report.md.j2 eval/surface.py train/health.py
 	@echo '== report'

@@ -62,7 +62,7 @@ def boolean_expressions(rng):
 
 def causal_judgement(rng):
     story, question, answer = rng.choice(TEXTS["causal_judgement"])
-    return f"How would a typical person answer each of the following questions about causation?\n{story} {question}\nOptions:\n- Yes\n- No", answer
+    return f"What would most people say about the cause?\n{story} {question}\nOptions:\n- Yes\n- No", answer
 
 
 def date_understanding(rng):
@@ -80,7 +80,7 @@ def date_understanding(rng):
 
 def disambiguation_qa(rng):
     sentence, *readings, right = rng.choice(TEXTS["disambiguation_qa"])
-    task = "In the following sentences, explain the antecedent of the pronoun (which thing the pronoun refers to), or state that it is ambiguous."
+    task = "Whom or what does the pronoun stand for in this sentence, or is that left open?"
     options = [*readings, "Ambiguous"]
     return lettered(f"{task}\nSentence: {sentence}", options, options[right])
 
@@ -98,7 +98,7 @@ def formal_fallacies(rng):
     valid = all(c(x, z) for x, y, z in kinds if a(x, y) and b(y, z))
     one, two, three = first.format(things[0], things[1]), second.format(things[1], things[2]), third.format(things[0], things[2])
     text = f'"Who does what in our street is not always easy to see. {one}. {two}. It follows: {three}."'
-    ask = "Is the argument, given the explicitly stated premises, deductively valid or invalid?\nOptions:\n- valid\n- invalid"
+    ask = "Does the conclusion follow from what was said before it?\nOptions:\n- valid\n- invalid"
     return f"{text}\n{ask}", "valid" if valid else "invalid"
 
 
@@ -110,7 +110,7 @@ def geometric_shapes(rng):
     points = [(50 + 30 * math.cos(2 * math.pi * (i + turn) / sides[name]), 50 + 20 * math.sin(2 * math.pi * (i + turn) / sides[name])) for i in range(sides[name])]
     closed = points if name == "line" else [*points, points[0]]
     path = " L ".join(f"{x:.2f},{y:.2f}" for x, y in closed)
-    return lettered(f'This SVG path element <path d="M {path}"/> draws a', names, name)
+    return lettered(f'What does <path d="M {path}"/> draw in an SVG file?', names, name)
 
 
 def hyperbaton(rng):
@@ -121,7 +121,7 @@ def hyperbaton(rng):
     while wrong == words:
         wrong = mixed(rng, words)
     right, other = (" ".join([*order, noun]) for order in (words, wrong))
-    return lettered("Which sentence has the correct adjective order:", mixed(rng, [right, other]), right)
+    return lettered("Whose adjectives stand in their usual order?", mixed(rng, [right, other]), right)
 
 
 def logical_deduction(rng, n):
@@ -142,10 +142,7 @@ def logical_deduction(rng, n):
             orders, clues = left, [*clues, clue]
     asked = rng.randrange(n)
     where = "the leftmost" if asked == 0 else "the rightmost" if asked == n - 1 else f"number {asked + 1} from the left"
-    head = (
-        f"The following paragraphs each describe a set of {COUNTS[n]} objects arranged in a fixed order. The statements are logically consistent within each paragraph."
-    )
-    text = f"{head} On a shelf, there are {COUNTS[n]} books: {listed([f'{article(t)} book' for t in things])}. {' '.join(clues)}"
+    text = f"{COUNTS[n].capitalize()} books stand on a shelf: {listed([f'{article(t)} book' for t in things])}. {' '.join(clues)}"
     options = [f"The {thing} book is {where}" for thing in things]
     return lettered(text, options, options[place.index(asked)])
 
@@ -154,7 +151,7 @@ def movie_recommendation(rng):
     kind, *others = mixed(rng, sorted(TEXTS["movies"]))
     *liked, right = rng.sample(TEXTS["movies"][kind], 5)
     options = mixed(rng, [right, *(rng.choice(TEXTS["movies"][other]) for other in others[:3])])
-    return lettered(f"Find a movie similar to {', '.join(liked)}:", options, right)
+    return lettered(f"Which film would someone like who liked {', '.join(liked)}:", options, right)
 
 
 def navigate(rng):
@@ -165,7 +162,7 @@ def navigate(rng):
         facing *= turn
         place += n * facing
         steps += [name] * bool(name) + [f"Take {n} step{'s' * (n > 1)}"]
-    text = f"If you follow these instructions, do you return to the starting point? {'. '.join(steps)}.\nOptions:\n- Yes\n- No"
+    text = f"Do these steps lead back to where they began? {'. '.join(steps)}.\nOptions:\n- Yes\n- No"
     return text, "Yes" if place == 0 else "No"
 
 
@@ -181,7 +178,7 @@ def penguins_in_a_table(rng):
     names = rng.sample(NAMES, 5)
     columns = {"age": rng.sample(range(2, 15), 5), "height (cm)": rng.sample(range(45, 95, 5), 5), "weight (kg)": rng.sample(range(9, 18), 5)}
     table = "  ".join(f"{name}, {', '.join(map(str, row))}" for name, row in zip(names, zip(*columns.values(), strict=True), strict=True))
-    head = f"Here is a table where the first line is a header and each subsequent line is a penguin:  name, {', '.join(columns)}  {table}"
+    head = f"A table of penguins, its columns first:  name, {', '.join(columns)}  {table}"
     most, column = rng.choice([("oldest", "age"), ("tallest", "height (cm)"), ("heaviest", "weight (kg)")])
     if rng.random() < 0.5:
         return lettered(f"{head}  Which is the {most} penguin?", names, names[columns[column].index(max(columns[column]))])
@@ -196,7 +193,7 @@ def reasoning_about_colored_objects(rng):
         [(f"What color is the {things[i]}?", colours[i]), (f"What is the color of the object directly to the right of the {things[i]}?", colours[i + 1])]
     )
     row = listed([f"{article(c)} {t}" for c, t in zip(colours, things, strict=True)])
-    return lettered(f"On the table, you see several objects arranged in a row, from left to right: {row}. {ask}", COLOURS, right)
+    return lettered(f"A row of things on a table, from left to right: {row}. {ask}", COLOURS, right)
 
 
 def ruin_names(rng):
@@ -206,15 +203,15 @@ def ruin_names(rng):
         at = rng.choice([i for i, letter in enumerate(name) if letter.isalpha()])
         wrong.add(name[:at] + name[at] + name[at:])
     right = TEXTS["ruin_names"][name]
-    return lettered(f"Which of the following is a humorous edit of this artist or movie name: '{name}'?", mixed(rng, [right, *sorted(wrong)]), right)
+    return lettered(f"Which of these makes a joke of the name '{name}'?", mixed(rng, [right, *sorted(wrong)]), right)
 
 
 def salient_translation_error_detection(rng):
     text = rng.choice(TEXTS["salient_translation_error_detection"])
     kinds = ["Modifiers or Adjectives", "Numerical Values", "Negation or Antonyms", "Named Entities", "Dropped Content", "Facts"]
     kind = rng.choice(kinds)
-    task = f"The following translation from German to English contains one error. Source: {text['source']}\nTranslation: {text[kind]}"
-    return lettered(f"{task}\nThe translation contains an error pertaining to", kinds, kind)
+    task = f"One thing went wrong in this translation into English. Source: {text['source']}\nTranslation: {text[kind]}"
+    return lettered(f"{task}\nWhat went wrong concerns", kinds, kind)
 
 
 def snarks(rng):
@@ -226,7 +223,7 @@ def sports_understanding(rng):
     own, other = rng.sample(sorted(TEXTS["sports"]), 2)
     plausible = rng.random() < 0.5
     who, act = rng.choice(TEXTS["sports"][own]["people"]), rng.choice(TEXTS["sports"][own if plausible else other]["acts"])
-    return f'Is the following sentence plausible? "{who} {act}."', "yes" if plausible else "no"
+    return f'Could this have happened in a game? "{who} {act}."', "yes" if plausible else "no"
 
 
 def temporal_sequences(rng):
@@ -240,8 +237,8 @@ def temporal_sequences(rng):
     acts = mixed(rng, ["reading in the library", "waiting at the airport", "playing tennis", "buying shoes", "sitting in the café"])
     seen = [f"{seen_by[i]} saw {who} {acts[i]} from {span}." for i, span in enumerate(spans) if i != free]
     place = rng.choice(["museum", "beach", "market", "swimming pool"])
-    lines = [f"Today, {who} went to the {place}. Between what times could they have gone?", "We know that:", f"{who} woke up at {clock(hours[0])}.", *seen]
-    lines += [f"The {place} was closed after {clock(hours[-1])}.", f"Between what times could {who} have gone to the {place}?"]
+    lines = [f"{who} went to the {place} today.", f"{who} woke up at {clock(hours[0])}.", *seen]
+    lines += [f"The {place} was closed after {clock(hours[-1])}.", f"When can {who} have been at the {place}?"]
     return lettered("\n".join(lines), mixed(rng, spans), spans[free])
 
 
@@ -254,8 +251,8 @@ def tracking_shuffled_objects(rng, n):
         held[a], held[b] = held[b], held[a]
         swaps.append(f"{'First' if i == 0 else 'Finally' if i == n - 1 else 'Then'}, {a} and {b} swap balls.")
     asked = rng.choice(people)
-    text = f"{listed(people)} are playing a game. At the start of the game, they are each holding a ball: {start}.\nAs the game progresses, pairs of players trade balls."
-    return lettered(f"{text} {' '.join(swaps)} At the end of the game, {asked} has the", balls, held[asked])
+    text = f"{listed(people)} each hold a ball. {start}.\nThen they swap, two at a time."
+    return lettered(f"{text} {' '.join(swaps)} In the end {asked} holds the", balls, held[asked])
 
 
 def web_of_lies(rng):
