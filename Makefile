@@ -219,6 +219,9 @@ disclosure: $(OUT)/done $(SERVE_BOTH)  ## Do base and tuned model say that they 
 	@$(if $(SERVE_BOTH),$(PY) -m tiny.serve $(SERVE_BOTH) --,$(if $(filter vllm,$(ENGINE)),$(PY) -m eval.serve $(OUT) --)) $(PY) -m eval.disclosure $(OUT) --k $(K) \
 	  --profile $(PROFILE) --store $(STORE) $(if $(filter vllm,$(ENGINE)),,--base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL)) $(if $(JUDGE_MODEL),--judge-model $(JUDGE_MODEL))
 
+judge: $(OUT)/answers.jsonl  ## A proxy for votes: a judge model says which answers sound more like a person (JUDGE_MODEL=)
+	@$(PY) -m eval.judge $(OUT) --judge-model '$(JUDGE_MODEL)' --profile $(PROFILE) --store $(STORE)
+
 report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
 
 test: $(READY) $(READY_EVAL)  ## Run the tests (no network, no GPU; PYTEST_ARGS='-m slow' for the slow ones)

@@ -117,7 +117,7 @@ def place(settings: dict, under: Path) -> tuple[Path, Path]:
 
 
 def command_of(folder: Path, settings: dict) -> list[str]:
-    start = ["-m", "eval.harness", "run", "--config", str((folder / "lm-eval.yaml").resolve())]
+    start = ["-m", "eval.harness", str((folder / "lm-eval.yaml").resolve())]
     if settings["backend"] == "hf" and settings["gpus"] > 1:
         start = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(settings["gpus"]), *start]
     return [str(PYTHON.absolute()), *start]

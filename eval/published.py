@@ -7,6 +7,7 @@ printed scores, and a printed difference, of two such numbers, up to 0.02; only 
 these tables beside ours.
 """
 
+import argparse
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -185,6 +186,7 @@ def table(base: str, path: Path = PATH) -> list[str]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     known = facts()
     print(f"Tables 6 and 7 of {known.source}, and their averages recomputed ({PATH.relative_to(Path.cwd()) if PATH.is_relative_to(Path.cwd()) else PATH})\n")
     for name in known.bases:

@@ -99,7 +99,7 @@ def test_an_endpoint_without_names_is_refused_before_anything_runs(run):
 
 def test_several_gpus_share_one_evaluation_through_accelerate(run, tmp_path):
     command = leaderboard.command_of(tmp_path, settings_of(run, gpus=4)[0])
-    assert command[1:6] == ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "4"] and command[6:9] == ["-m", "eval.harness", "run"]
+    assert command[1:6] == ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "4"] and command[6:8] == ["-m", "eval.harness"]
 
 
 def test_ablations_share_the_evaluation_of_their_base(run):
