@@ -140,7 +140,7 @@ def result(run: Path, base: Evaluated, tuned: Evaluated) -> dict:
 
 
 def chart(found: dict, out: Path) -> None:
-    """Differences with their intervals, one line a column; those that reach zero are pale."""
+    """Differences with their intervals, one line a column; pale where it reaches zero."""
     rows = list(found["columns"].items())[::-1]
     fig, axes = canvas(1, 1, (6.4, 0.9 + 0.34 * len(rows)))
     axis = axes[0, 0]
@@ -153,7 +153,7 @@ def chart(found: dict, out: Path) -> None:
     axis.axvline(0, color="#777777", lw=0.8)
     axis.set_yticks(range(len(rows)), [name for name, _ in rows])
     axis.set_ylim(-0.7, len(rows) - 0.3)
-    axis.set_xlabel("tuned minus base, points of the leaderboard's scale; 95 % intervals, pale where they reach 0")
+    axis.set_xlabel("tuned minus base, points; 95 % intervals")
     what = {"machinery": ": check of the machinery", "partial": ": part of the items"}.get(found["kind"], "")
     axis.set_title(found["run"] + what, loc="left", fontsize=10)
     save(fig, out)

@@ -34,7 +34,7 @@ from datagen.config import Strict, nearest, read_prompt, read_yaml
 from datagen.files import UserError, entry, read_json, read_jsonl, sha256, write_json, write_jsonl, write_text
 from eval.honesty import DENIAL, EVASIVE, HONEST, INVENTED, grade
 from eval.judge import compared, kappa, plain, resamples
-from eval.surface import bootstrap, show, wilson
+from eval.surface import bootstrap, newcombe, show, wilson
 from train.merge import file_hashes, one_hash, weight_files
 from train.monitor import SERIES, canvas, save
 
@@ -219,8 +219,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> list[float]:
     change = b - a
     if np.ptp(change):
         return rounded(change.mean(), *bootstrap(change))
-    (p, *from_), (q, *to) = estimate(a), estimate(b)
-    return rounded(change.mean(), q - p - math.hypot(q - to[0], from_[1] - p), q - p + math.hypot(to[1] - q, p - from_[0]))
+    return rounded(change.mean(), *newcombe(estimate(a), estimate(b)))
 
 
 def rates(states: dict[str, State], key: str = "labels") -> dict:

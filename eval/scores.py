@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from datagen.files import UserError, entry, iter_jsonl, sha256, write_jsonl
+from eval.surface import newcombe, wilson
 
 RESAMPLES, SEED = 2000, 1
 CHOICES = {  # BBH: number of options of each subtask, whose inverse is its chance level
@@ -222,18 +223,28 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def bounds(draws: np.ndarray, parts: list[Part], which: int) -> tuple[float, float]:
+    """The interval of one model's score. Where all draws agree, as at 0 of 1,324, the bootstrap would claim certainty: Wilson's then, with clusters as trials."""
+    if np.ptp(draws) or not parts:
+        return interval(draws)
+    shares = [wilson(part.hits[which].sum() / part.items.sum() * len(part.items), len(part.items)) for part in parts]
+    low, high = np.mean([scaled(np.array(share), part.chance) for share, part in zip(shares, parts, strict=True)], axis=0)
+    return float(low), float(high)
+
+
 def compare(base: list[dict], tuned: list[dict]) -> dict[str, dict]:
     """For each column: base, tuned and difference as [value, low, high] (95 %, percentile bootstrap over clusters, paired), the share of resamples in
     which the tuned model is below the base, the smallest difference that this test would have seen (80 % power at 5 %: 2.8 standard errors), sizes."""
     board, table = Board(base, tuned), {}
     for name, (b, t) in board.scores.items():
         draws_b, draws_t = board.resampled[name]
-        difference = draws_t - draws_b
+        difference, parts = draws_t - draws_b, board.parts.get(name, [])
         items, clusters = board.sizes(name)
+        sides = [[float(score), *bounds(draws, parts, i)] for i, (score, draws) in enumerate(((b, draws_b), (t, draws_t)))]
         table[name] = {
-            "base": [float(b), *interval(draws_b)],
-            "tuned": [float(t), *interval(draws_t)],
-            "difference": [float(t - b), *interval(difference)],
+            "base": sides[0],
+            "tuned": sides[1],
+            "difference": [float(t - b), *(interval(difference) if np.ptp(difference) or not parts else newcombe(*sides))],
             "below zero": float((difference < 0).mean()),
             "detectable": float(2.8016 * difference.std()),  # 1.9600 + 0.8416, the normal quantiles of 97.5 % and 80 %
             "items": items,
@@ -274,7 +285,7 @@ def main() -> None:
     items = folder / "items.jsonl"
     board = Board(list(iter_jsonl(items, "items")) if items.exists() else distil(folder))
     for name, (score,) in board.scores.items():
-        low, high = interval(board.resampled[name][0])
+        low, high = bounds(board.resampled[name][0], board.parts.get(name, []), 0)
         print(f"{name:26} {score:6.2f} [{low:.2f}, {high:.2f}]   {board.sizes(name)[0]:,} items")
 
 

@@ -95,6 +95,11 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
 
 
+def newcombe(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
+    """95 % interval of b less a from (value, low, high) of each (Newcombe 1998, method 10): where no item differs, and a bootstrap would claim certainty."""
+    return b[0] - a[0] - math.hypot(b[0] - b[1], a[2] - a[0]), b[0] - a[0] + math.hypot(b[2] - b[0], a[0] - a[1])
+
+
 def bootstrap(values: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of the mean of `values` (one per question), by resampling questions."""
     rng = np.random.default_rng(SEED)

@@ -64,7 +64,15 @@ def test_a_question_that_stands_in_three_sets_widens_the_interval():
 def test_the_same_answers_differ_by_nothing_in_every_resample():
     rows = boards.small({("leaderboard_ifeval", 0), ("leaderboard_mmlu_pro", 1)}, items=4)
     for column in scores.compare(rows, rows).values():
-        assert column["difference"] == [0.0, 0.0, 0.0] and column["below zero"] == 0.0 and column["detectable"] == 0.0
+        assert column["difference"][0] == column["below zero"] == column["detectable"] == 0.0
+    assert scores.compare(rows, rows)[AVERAGE]["difference"] == [0.0, 0.0, 0.0]
+
+
+def test_none_right_is_not_certainty():
+    """0 of 28 in MATH: the bootstrap alone would say [0, 0]; Wilson's interval reaches to 12.06 %, and Newcombe's of the difference as far either way."""
+    rows = boards.small(items=4)
+    column = scores.compare(rows, rows)["MATH Lvl 5"]
+    assert [round(x, 2) for x in column["tuned"]] == [0.0, 0.0, 12.06] and [round(x, 2) for x in column["difference"]] == [0.0, -12.06, 12.06]
 
 
 def test_a_column_needs_all_of_its_tasks_and_the_average_all_six():
