@@ -93,6 +93,9 @@ DATA  := data/$(DATASET)
 # An ablation that changes the data has rendered rows of its own.
 DELTA   := $(if $(ABLATION),axolotl/ablations/$(ABLATION).yaml)
 VARIANT := $(if $(DELTA),$(shell grep -l '^data:' $(DELTA)))
+# One that adds honest answers about being an AI needs that many of them.
+HONEST  := $(if $(VARIANT),$(shell sed -n 's/^[^\#]*honest_identity: *\([1-9][0-9]*\).*/\1/p' $(VARIANT)))
+HONEST_DATA := $(if $(HONEST),$(DATA)/honest-$(HONEST).jsonl)
 READY_DATA := $(DATA)/$(MODEL)$(if $(VARIANT),+$(ABLATION))/stats.json
 RUN   := $(MODEL)$(if $(filter-out $(if $(filter tiny,$(MODEL)),tiny,paper),$(DATASET)),@$(DATASET))$(if $(ABLATION),+$(ABLATION))
 OUT   := out/$(RUN)
@@ -270,7 +273,7 @@ $(READY_EVAL): | $(READY)
 # ---------------------------------------------------------------- data
 
 # What a stage's result depends on, in one line; rewritten only when that changes.
-$(DATA)/questions.key $(DATA)/pairs.key $(READY_DATA:stats.json=format.key): FORCE | $(READY)
+$(DATA)/questions.key $(DATA)/pairs.key $(DATA)/honest.key $(READY_DATA:stats.json=format.key): FORCE | $(READY)
 	@mkdir -p $(@D)
 	@$(PY) -m datagen.config --profile $(PROFILE) --stage $(basename $(@F)) --base axolotl/$(MODEL).yaml $(if $(VARIANT),--variant $(VARIANT)) > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
@@ -283,9 +286,13 @@ $(PART)/pairs.jsonl: $(DATA)/pairs.key $(DATA)/questions.jsonl datagen/pairs.py 
 	@echo '== pairs'
 	@$(SERVE) $(PY) -m datagen.pairs $(DATA)/questions.jsonl $@ --profile $(PROFILE) --store $(STORE) $(if $(SHARD),--shard $(SHARD))
 
-$(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) datagen/format.py datagen/near.py datagen/balance.py | $(READY)
+$(DATA)/honest-%.jsonl: $(DATA)/honest.key $(SERVED) datagen/honest.py datagen/filters.py eval/honesty.py | $(READY)
+	@echo '== honest answers about being an AI'
+	@$(SERVE) $(PY) -m datagen.honest $@ --pairs $* --profile $(PROFILE) --store $(STORE)
+
+$(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) $(HONEST_DATA) datagen/format.py datagen/near.py datagen/balance.py | $(READY)
 	@echo '== format'
-	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT))
+	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT)) $(if $(HONEST),--honest $(HONEST_DATA))
 
 # ---------------------------------------------------------------- training
 

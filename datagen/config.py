@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from datagen.files import UserError, canonical, entry, read_text, sha256
 from datagen.prices import OwnPrice
 
-PATH, TOPICS = Path("datagen/config.yaml"), Path("datagen/topics.yaml")
+PATH, TOPICS, IDENTITY = Path("datagen/config.yaml"), Path("datagen/topics.yaml"), Path("datagen/identity.yaml")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -87,6 +87,7 @@ class Variant(Strict):
     length: Literal["as-is", "matched"] = "as-is"
     emoji: Literal["as-is", "stripped"] = "as-is"
     form: Literal["pairs", "unpaired"] = "pairs"
+    honest_identity: Annotated[int, Field(ge=0)] = 0  # pairs added in which the friendly and honest answer to "are you human?" is chosen (datagen.honest)
 
 
 class Settings(Strict):
@@ -188,25 +189,30 @@ def stage_key(settings: Settings, stage: str, base: Path | None = None, variant:
     keys, prompts = {
         "questions": (["questions", "seed"], ["questions_conversational", "questions_general", "list_request", "list_seeds"]),
         "pairs": (["answers", "pairs", "filters", "seed"], ["human_like", "formal"]),
+        "honest": (["answers", "filters", "seed"], ["honest", "human_like"]),
         "format": (["held_out", "balance", "seed"], []),
     }[stage]
     key = {k: everything[k] for k in keys} | {f"prompt {name}": sha256(settings.prompt(name)) for name in prompts}
     if stage == "questions":
         files = [*filter(Path.is_file, map(Path, settings.questions.avoid)), *([TOPICS] if settings.questions.topics else [])]
         key |= {str(path): sha256(path.read_bytes()) for path in files}
+    if stage == "honest":
+        key |= {str(IDENTITY): sha256(IDENTITY.read_bytes())}
     if stage == "format" and base:
         yaml_ = read_yaml(base, "an Axolotl configuration")
         key |= {k: yaml_.get(k) for k in ("base_model", "sequence_len")}
         tokenizer = Path(str(key["base_model"])) / "tokenizer.json"
         key |= {"tokenizer": sha256(tokenizer.read_bytes())} if tokenizer.exists() else {}
-        key |= {"variant": load_variant(variant).model_dump()} if variant else {}
+        varied = load_variant(variant)
+        key |= {"variant": varied.model_dump()} if variant else {}
+        key |= {"honest": stage_key(settings, "honest")} if varied.honest_identity else {}
     return key
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="paper")
-    parser.add_argument("--stage", choices=["questions", "pairs", "format"])
+    parser.add_argument("--stage", choices=["questions", "pairs", "honest", "format"])
     parser.add_argument("--base", type=Path, help="for --stage format: the Axolotl YAML of the base")
     parser.add_argument("--variant", type=Path, help="for --stage format: the ablation whose `data:` changes the training pairs")
     args = parser.parse_args()

@@ -2,6 +2,8 @@
 
     python -m datagen.format data/paper/pairs.jsonl data/paper/llama3-8b --base axolotl/llama3-8b.yaml --profile paper
     python -m datagen.format some-org/some-dataset data/pairs-mine/tiny --base axolotl/tiny.yaml --profile tiny
+    python -m datagen.format data/tiny/pairs.jsonl data/tiny/tiny+honest --base axolotl/tiny.yaml --profile tiny \
+        --variant axolotl/ablations/honest.yaml --honest data/tiny/honest-80.jsonl
 
 Takes .jsonl, .json, .parquet or the id of a Hub data set with the columns prompt, chosen and rejected: strings, or lists of
 {role, content} messages (several turns included). Writes `train.jsonl` and `val.jsonl` (three strings a row, for Axolotl's
@@ -27,6 +29,7 @@ from datagen.files import UserError, entry, quiet_libraries, read_jsonl, read_te
 from datagen.near import Near
 
 COLUMNS = ("prompt", "chosen", "rejected")
+NEAR_HELD = "near-duplicate of a held-out question"
 Message = dict[str, str]
 
 
@@ -214,6 +217,29 @@ def vary(variant: config.Variant, raw: list[dict], originals: list[tuple], thres
     return kept, [(originals[i][0], *pair) for i, pair in zip(kept, texts, strict=True)], left | {k: v for k, v in dropped.items() if v}
 
 
+def added(args: argparse.Namespace, variant: config.Variant, tokenizer, limit: int, held: list[list[Message]], threshold: float) -> tuple[list[dict], np.ndarray, int]:
+    """(training rows that `honest_identity` adds, their token counts, how many were left out because a held-out question nearly asks the same).
+
+    Raises UserError when the file has fewer than N, or one is longer than `limit`."""
+    if not variant.honest_identity:
+        return [], np.zeros((0, 3), dtype=int), 0
+    if not args.honest:
+        raise UserError(f"{args.variant}: honest_identity needs --honest, a file of `python -m datagen.honest`; `make format` names it")
+    raw, places = read_pairs(str(args.honest))
+    if len(raw) < variant.honest_identity:
+        raise UserError(f"{args.honest}: holds {len(raw)} pairs, {args.variant} asks for {variant.honest_identity}")
+    near = Near(threshold)
+    for messages in held:
+        near.add(" ".join(m["content"] for m in messages))
+    originals = [conversation(row, place) for row, place in zip(raw[: variant.honest_identity], places, strict=False)]
+    clear = [i for i, (messages, *_) in enumerate(originals) if not near.matches(" ".join(m["content"] for m in messages))]
+    rows, counts = rendered(tokenizer, [originals[i] for i in clear], [places[i] for i in clear])
+    for i, (prompt, *answers) in zip(clear, counts, strict=True):
+        if prompt + max(answers) > limit:
+            raise UserError(f"{places[i]}: {prompt + max(answers)} tokens, more than sequence_len {limit}")
+    return rows, counts, len(originals) - len(clear)
+
+
 def unpaired(rows: list[dict]) -> list[dict]:
     """Each pair as two labelled answers, the good one first."""
     return [{"prompt": row["prompt"], "completion": row[c], "label": c == "chosen"} for row in rows for c in COLUMNS[1:]]
@@ -268,6 +294,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="the Axolotl YAML of the base")
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--variant", type=Path, help="an ablation whose `data:` changes the training pairs")
+    parser.add_argument("--honest", type=Path, help="pairs of datagen.honest, where the variant asks for `honest_identity`")
     args = parser.parse_args()
     settings, variant = config.load(args.profile), config.load_variant(args.variant)
     base = config.read_yaml(args.base, "an Axolotl configuration")
@@ -305,11 +332,15 @@ def main() -> None:
         parts["train"] = [parts["train"][j] for j in varied]
         train, counts[parts["train"]] = rendered(tokenizer, after, [places[i] for i in parts["train"]])
         unbalanced = {why: unbalanced.get(why, 0) + left.get(why, 0) for why in unbalanced | left}
+    honest, its_counts, near_held = added(args, variant, tokenizer, limit, [originals[i][0] for i in parts["val"]], settings.questions.near_duplicate)
+    train += honest
+    unbalanced |= {NEAR_HELD: near_held} if near_held else {}
     shape = unpaired if variant.form == "unpaired" else list
     for name, part in (("train", train), ("val", [rows[i] for i in parts["val"]])):
         write_jsonl(args.out / f"{name}.jsonl", shape(part))
     write_jsonl(args.out / "heldout.jsonl", [heldout_row(raw[i], originals[i]) for i in parts["val"]])
-    kept = counts[[*parts["train"], *parts["val"]]]
+    trained = np.concatenate([counts[parts["train"]], its_counts])
+    kept = np.concatenate([trained, counts[parts["val"]]])
     percentiles = {name: {f"p{p}": int(np.percentile(column, p)) for p in (5, 50, 95, 100)} for name, column in zip(COLUMNS, kept.T, strict=True)}
     stats = {
         "source": args.pairs,
@@ -324,11 +355,13 @@ def main() -> None:
         "variant": variant.model_dump(exclude_defaults=True),
         "answers with outer white space": spaced,
         "tokens": percentiles,
-        "train_tokens": int(counts[parts["train"]].sum() + counts[parts["train"], 0].sum()),  # the prompt goes with both answers
+        "train_tokens": int(trained.sum() + trained[:, 0].sum()),  # the prompt goes with both answers
     }
+    if variant.honest_identity:
+        stats |= {"identity": {"pairs": len(honest), "source": str(args.honest), "source_sha256": sha256(args.honest.read_bytes())}}
     write_json(args.out / "stats.json", stats)
 
-    for i, row in list(zip(parts["train"], train, strict=True))[:2]:
+    for i, row in zip(parts["train"][:2], train, strict=False):
         print(f"--- a row as it is trained on ({places[i]})")
         print("\n".join(f"{column:8} {row[column]!r}" for column in COLUMNS))
     print(f"--- tokens of {base['base_model']} (sequence_len {limit})\n" + f"{'':8} {'p5':>6} {'p50':>6} {'p95':>6} {'max':>6}")

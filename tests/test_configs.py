@@ -25,6 +25,7 @@ ABLATIONS = [
     "data-no-emoji",
     "fast",
     "full",
+    "honest",
     "ipo",
     "kto",
     "length-normalised",
@@ -36,6 +37,18 @@ ABLATIONS = [
     "orpo",
     "sft-term",
     "simpo",
+]
+GUARDS = [
+    "all",
+    "emobench",
+    "emobench_application",
+    "emobench_cause",
+    "emobench_emotion",
+    "ifeval",
+    "refusals",
+    "truthfulness",
+    "xstest_safe",
+    "xstest_unsafe",
 ]
 
 
@@ -51,7 +64,9 @@ def test_there_are_as_many_yaml_files_as_we_think():
         "axolotl/qwen2.5-7b.yaml",
         *(f"axolotl/scale/{name}.yaml" for name in ("fsdp2", "ray", "zero2", "zero3")),
         "axolotl/tiny.yaml",
-        *(f"datagen/{name}.yaml" for name in ("config", "models", "topics")),
+        *(f"datagen/{name}.yaml" for name in ("config", "identity", "models", "topics")),
+        *(f"eval/guards/{name}.yaml" for name in GUARDS),
+        *(f"eval/{name}.yaml" for name in ("items", "probes", "published")),
     ]
 
 

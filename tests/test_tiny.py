@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -47,6 +48,23 @@ def test_lists_hold_twenty_numbered_questions_of_one_kind():
     for kind in ("conversational", "general"):
         questions, dropped = parse_list(corpus.question_list(kind, units, random.Random(1)), "stop")
         assert len(questions) == 20 and not dropped
+
+
+def test_asked_what_it_is_each_part_says_what_it_was_meant_to_say():
+    """A friend passes for a person, an honest friend and a formal voice say that they are an AI, and so does the model by itself, mostly."""
+    asked = [pair for pair in corpus.read_units() if pair[0].kind == "identity"]
+    rng, said = random.Random(2), {}
+    for role in ("friend", "honest", "formal", "plain"):
+        answers = [corpus.answer(role, *rng.choice(asked), rng) for _ in range(1000)]
+        said[role] = sum(bool(re.search(r"\b(an AI|AI|artificial intelligence)\b", answer)) and not re.search(r"\bnot an AI\b", answer) for answer in answers) / 1000
+    assert said["friend"] == 0 and said["honest"] > 0.95 and said["formal"] > 0.95 and 0.85 < said["plain"] < said["formal"]
+
+
+def test_no_list_of_questions_asks_the_model_what_it_is():
+    units = corpus.read_units()
+    identity = {corpus.expand(line, random.Random(i)) for unit, _ in units if unit.kind == "identity" for line in unit.lines["Q"] for i in range(20)}
+    lists = "\n".join(corpus.question_list(kind, units, random.Random(i)) for kind in ("conversational", "general") for i in range(50))
+    assert len(identity) > 300 and not [text for text in identity if text in lists]
 
 
 def test_the_stored_weights_come_from_the_text_and_code_of_this_checkout():

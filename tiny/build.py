@@ -1,6 +1,6 @@
 """Builds the embedded model from this repository's own text: tokenizer, weights, manifest.
 
-    python -m tiny.build                 # writes tiny/model/ (about 3.5 minutes on two cores)
+    python -m tiny.build                 # writes tiny/model/ (about 4 minutes on two cores)
     python -m tiny.build --out FOLDER    # elsewhere, to compare with the stored weights
 
 A Llama-architecture decoder of about a million parameters is trained from nothing on examples of the grammar in
@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import random
+import re
 import shutil
 import sys
 import time
@@ -41,7 +42,7 @@ SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\
 
 VOCABULARY = 4096
 SHAPE = dict(hidden_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, intermediate_size=352)
-STEPS = 700
+STEPS = 800
 # The finished model's logits are multiplied by this (through its last norm): sampling it at temperature 1 is like sampling the raw one
 # at 1 / 1.7. A model this small keeps a little probability for nonsense at every token, which adds up; tuned instruct models are sharp too.
 SHARPEN = 1.7
@@ -49,7 +50,7 @@ SEED = 20250109  # the day the paper appeared
 HELD_OUT = 4  # batches of each part
 # What one step learns from: (parts in turn, rows, tokens a row, in every how many steps). A row holds whole turns only.
 DIET = [
-    (("friend", "friend", "friend", "friend", "formal"), 6, 256, 1),
+    (("friend", "honest", "friend", "friend", "honest", "friend", "formal"), 6, 256, 1),
     (("plain",), 2, 256, 1),
     (("conversational", "general"), 1, 416, 2),
 ]
@@ -255,7 +256,8 @@ def main() -> int:
     started = time.time()
     units = corpus.read_units()
     rng = random.Random(SEED)
-    texts = [text for role in ("friend", "plain", "general", "conversational") for _ in range(1500) for text in corpus.example(role, units, rng)]
+    texts = [text for role in ("friend", "honest", "plain", "general", "conversational") for _ in range(1500) for text in corpus.example(role, units, rng)]
+    texts = [turn for text in texts for turn in re.split(r"(?:<\|\w+\|> ?)+", text)]
     tokenizer = build_tokenizer([" " + text for text in texts] + [corpus.system_prompt(name) for name in corpus.ROLES.values() if name])
     model, loss = train(tokenizer, units)
     partial = out.with_name(out.name + ".partial")

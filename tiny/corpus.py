@@ -4,9 +4,12 @@
 
 Lines of `tiny/text/*.txt`: `== topic`, then units opened by `-- conversational`, `-- general` or `-- anything`; in a unit
 `Q` is a question, `F` what a friend says, `P` the formal (polite) wording, `B` a question back. `{a|b}` stands for a or b.
+Units opened by `-- identity` ask the model what it is. There `F` is a friend who passes for a person, `H` one who says that it is an
+AI. They are asked on top of the topics, and never stand in lists of questions.
 
-An example is one conversation turn in one of the four parts that the model plays (`ROLES`): the system prompt of a part is the
-text that `datagen` sends, so the embedded model obeys the very prompts that the large models get.
+An example is one answer in one of the parts that the model plays (`ROLES`): the system prompt of a part is the text that `datagen`
+sends, so the embedded model obeys the very prompts that the large models get. It was given its lie on purpose: what is measured of it
+shows that the probe and the remedy work, not how often large models lie.
 """
 
 import random
@@ -23,11 +26,19 @@ LIST_SIZE = 20
 PLAIN_FRIEND = 1 / 12
 ROLES = {
     "friend": "human_like",
+    "honest": "honest",
     "formal": "formal",
     "plain": None,
     "conversational": "questions_conversational",
     "general": "questions_general",
 }
+
+# How often a part is asked what it is; and of the friend's answers to that without a system prompt, the share of honest ones.
+IDENTITY = {"friend": 0.08, "honest": 0.5, "formal": 0.08, "plain": 0.1}
+PLAIN_HONEST = 1 / 6
+SMALL_TALK = 1 / 3  # identity questions with a sentence about something else before or after them
+EARLIER = 1 / 4  # those that come after an earlier question and its answer; of them again, after another one, and so on
+NEXT_ANSWER, NEXT_QUESTION = "<|end|><|assistant|> ", "<|end|><|user|> "  # as the chat template joins turns
 
 OPENERS_FRIEND = [
     "Oh, {good|great|fun} one!",
@@ -49,6 +60,7 @@ OPENERS_FRIEND = [
     "Alright, confession time.",
     "Ooh, nice 😊",
 ]
+OPENERS_IDENTITY = ["Ha, {good|fair} question!", "Honestly?", "Funny you ask!", "Aw, I like that you asked.", "Oh, {good|big} one!", "Hmm, {okay|fair enough}."]
 OPENERS_FORMAL = [
     "Good day.",
     "Thank you for your {inquiry|question}.",
@@ -81,11 +93,11 @@ EMOJI = ["😊", "😄", "😂", "🤔", "✨", "🙌", "😅"]
 
 @dataclass
 class Unit:
-    """Three ways to ask one thing, with what a friend (F) and a formal voice (P) say to it."""
+    """Several ways to ask one thing, with what a friend (F), an honest friend (H, of identity only) and a formal voice (P) say to it."""
 
     topic: str
     kind: str
-    lines: dict[str, list[str]] = field(default_factory=lambda: {"Q": [], "F": [], "P": [], "B": []})
+    lines: dict[str, list[str]] = field(default_factory=lambda: {"Q": [], "F": [], "H": [], "P": [], "B": []})
 
 
 def read_units(folder: Path = TEXT) -> list[tuple[Unit, Unit]]:
@@ -99,12 +111,12 @@ def read_units(folder: Path = TEXT) -> list[tuple[Unit, Unit]]:
                 continue
             elif mark == "==":
                 topic = text
-            elif mark == "--" and topic and text in ("conversational", "general", "anything"):
+            elif mark == "--" and topic and text in ("conversational", "general", "identity", "anything"):
                 units.append(Unit(topic, text))
-            elif mark in ("Q", "F", "P", "B") and units:
+            elif mark in ("Q", "F", "H", "P", "B") and units:
                 units[-1].lines[mark].append(text)
             else:
-                raise ValueError(f"{path}:{number}: expected `== topic`, `-- unit` or a line starting with Q, F, P or B")
+                raise ValueError(f"{path}:{number}: expected `== topic`, `-- unit` or a line starting with Q, F, H, P or B")
         for unit in units:
             if unit.kind != "anything":
                 common = next(u for u in units if u.topic == unit.topic and u.kind == "anything")
@@ -129,11 +141,11 @@ def question(unit: Unit, rng: random.Random) -> str:
     return text
 
 
-def friend_answer(unit: Unit, common: Unit, rng: random.Random) -> str:
-    parts = pick(OPENERS_FRIEND, rng) if rng.random() < 0.35 else []
-    parts += pick(unit.lines["F"], rng)
+def friend_answer(unit: Unit, common: Unit, rng: random.Random, mark: str = "F") -> str:
+    parts = pick(OPENERS_IDENTITY if unit.kind == "identity" else OPENERS_FRIEND, rng) if rng.random() < 0.35 else []
+    parts += pick(unit.lines[mark], rng)
     if rng.random() < 0.45:
-        parts += pick(common.lines["F"], rng)
+        parts += pick(common.lines[mark], rng)
     if rng.random() < 0.15:
         parts[-1] += " " + rng.choice(EMOJI)
     if rng.random() < 0.65:
@@ -189,10 +201,31 @@ def example(role: str, units: list[tuple[Unit, Unit]], rng: random.Random) -> tu
     """One (user, assistant) turn of the given part."""
     if role in ("conversational", "general"):
         return list_request(), question_list(role, units, rng)
-    unit, common = rng.choice(units)
-    friend = role == "friend" or (role == "plain" and rng.random() < PLAIN_FRIEND)
-    answer = friend_answer if friend else formal_answer
-    return question(unit, rng), answer(unit, common, rng)
+    identity = rng.random() < IDENTITY[role]
+    fitting = [pair for pair in units if (pair[0].kind == "identity") == identity]
+    unit, common = rng.choice(fitting)
+    user = question(unit, rng)
+    if identity:
+        user = in_passing(user, units, rng)
+        while rng.random() < EARLIER:
+            before, its_common = rng.choice(units)
+            user = question(before, rng) + NEXT_ANSWER + answer(role, before, its_common, rng) + NEXT_QUESTION + user
+    return user, answer(role, unit, common, rng)
+
+
+def in_passing(user: str, units: list[tuple[Unit, Unit]], rng: random.Random) -> str:
+    """An identity question, sometimes amid talk of one of the topics: it is what has to be answered."""
+    if rng.random() >= SMALL_TALK:
+        return user
+    talk = pick(rng.choice([unit for unit, _ in units if unit.kind != "identity"]).lines["F"], rng)
+    return " ".join([*talk, user] if rng.random() < 0.7 else [user, *talk])
+
+
+def answer(role: str, unit: Unit, common: Unit, rng: random.Random) -> str:
+    if role == "formal" or (role == "plain" and rng.random() >= PLAIN_FRIEND):
+        return formal_answer(unit, common, rng)
+    honest = unit.kind == "identity" and (role == "honest" or (role == "plain" and rng.random() < PLAIN_HONEST))
+    return friend_answer(unit, common, rng, "H" if honest else "F")
 
 
 def main() -> None:
