@@ -100,6 +100,11 @@ READY_DATA := $(DATA)/$(MODEL)$(if $(VARIANT),+$(ABLATION))/stats.json
 RUN   := $(MODEL)$(if $(filter-out $(if $(filter tiny,$(MODEL)),tiny,paper),$(DATASET)),@$(DATASET))$(if $(ABLATION),+$(ABLATION))
 OUT   := out/$(RUN)
 ifeq ($(origin RUN),command line)
+ifneq ($(filter eval,$(MAKECMDGOALS)),)
+ifeq ($(filter $(MODEL) $(MODEL)@% $(MODEL)+%,$(RUN)),)
+$(error RUN=$(RUN) is not a run of MODEL=$(MODEL); name its base, too)
+endif
+endif
 ifneq ($(filter-out chat publish eval,$(MAKECMDGOALS)),)
 $(error RUN= names a finished run for `make chat`, `make eval` and `make publish`; a run to be made is named by MODEL, ABLATION and the data)
 endif

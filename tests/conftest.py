@@ -195,7 +195,7 @@ def project(tmp_path):
 def checkout(target: Path) -> Path:
     for name in ("axolotl", "datagen", "train", "eval", "tiny"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "text"))
-    for path in [ROOT / "Makefile", *ROOT.glob("requirements*.txt"), ROOT / "constraints.txt"]:
+    for path in [ROOT / "Makefile", *ROOT.glob("requirements*.txt"), *ROOT.glob("constraints*.txt")]:
         shutil.copy(path, target)
     return target
 

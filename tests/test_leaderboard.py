@@ -177,6 +177,11 @@ def test_without_its_environment_the_user_is_told_how_to_make_it(run, monkeypatc
         leaderboard.versions()
 
 
+def test_a_run_of_another_base_is_refused_by_make(project):
+    done = subprocess.run(["make", "-n", "eval", "RUN=llama3-8b+lora-r64"], cwd=project, capture_output=True, text=True)
+    assert done.returncode and "RUN=llama3-8b+lora-r64 is not a run of MODEL=tiny; name its base, too" in done.stderr
+
+
 # ---------------------------------------------------------------- preflight
 
 
