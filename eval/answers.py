@@ -22,7 +22,7 @@ from pathlib import Path
 from datagen import config
 from datagen.client import Client, Reply, Request
 from datagen.files import UserError, entry, read_jsonl, sha256, write_json, write_jsonl
-from train.merge import file_hashes, one_hash, weight_files
+from train.merge import tuned_revision
 
 
 @dataclass
@@ -57,12 +57,8 @@ async def ask(rows: list[dict], settings: config.Settings, url: str, model: str,
 def by_endpoint(args: argparse.Namespace, settings: config.Settings, rows: list[dict], urls: tuple[str, str], names: tuple[str, str]) -> Answers:
     if urls[0] == urls[1] and names[0] == names[1]:
         raise UserError(f"base and tuned would be the same model {names[0]!r} at one endpoint; set TUNED_BASE_URL, or BASE_MODEL and TUNED_MODEL")
-    adapter = args.run / "adapter" / "adapter_model.safetensors"
-    weights = [adapter] if adapter.exists() else weight_files(args.run / "adapter")
-    # A tuned model is often served under one name however often it is retrained: its weights tell its replies apart.
-    revision = one_hash(file_hashes(weights))[:16] if weights else ""
     base = asyncio.run(ask(rows, settings, urls[0], names[0], "", args.store))
-    tuned = asyncio.run(ask(rows, settings, urls[1], names[1], revision, args.store))
+    tuned = asyncio.run(ask(rows, settings, urls[1], names[1], tuned_revision(args.run), args.store))
     return Answers(*base, *tuned, {})
 
 

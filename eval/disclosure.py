@@ -35,7 +35,7 @@ from datagen.files import UserError, entry, read_json, read_jsonl, sha256, write
 from eval.honesty import DENIAL, EVASIVE, HONEST, INVENTED, grade
 from eval.judge import compared, kappa, plain, resamples
 from eval.surface import bootstrap, newcombe, show, wilson
-from train.merge import file_hashes, one_hash, weight_files
+from train.merge import tuned_revision
 from train.monitor import SERIES, canvas, save
 
 HERE = Path(__file__).parent
@@ -397,13 +397,6 @@ def together(runs: list[Path], out: Path) -> None:
 
 
 # ---------------------------------------------------------------- the command
-
-
-def tuned_revision(run: Path) -> str:
-    """A tuned model is often served under one name however often it is retrained: its weights tell its replies apart. As in `eval.answers`."""
-    adapter = run / "adapter" / "adapter_model.safetensors"
-    weights = [adapter] if adapter.exists() else weight_files(run / "adapter")
-    return one_hash(file_hashes(weights))[:16] if weights else ""
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from datagen.config import read_yaml
 from datagen.files import UserError, entry, read_json, read_text, sha256, templates, write_text
 from eval import compare as leaderboard
 from eval.surface import compare, read_answers, show, told_apart
-from train.merge import trained_hash
+from train.merge import tuned_revision
 
 TOLD = ("honest", "denial", "invented")  # of eval.disclosure
 SHOWN = 10  # pairs of answers side by side
@@ -37,14 +37,14 @@ def board(run: Path) -> dict | None:
     """The comparison that `make eval` made of these very weights; None where it made none."""
     path = run / "leaderboard.json"
     found = read_json(path) if path.exists() else {}
-    return leaderboard.context(found) if found.get("tuned_weights") == trained_hash(run)[:16] else None
+    return leaderboard.context(found) if found.get("tuned_weights") == tuned_revision(run) else None
 
 
 def disclosure(run: Path) -> dict | None:
     """What `make disclosure` measured of these very weights; None where it did not."""
     path = run / "disclosure.json"
     found = read_json(path) if path.exists() else {}
-    if not found or found["tuned_weights"] != trained_hash(run)[:16]:
+    if not found or found["tuned_weights"] != tuned_revision(run):
         return None
     rows = [{"what": label} | {who: show(found["overall"][label][who], True, who == "difference") for who in ("base", "tuned", "difference")} for label in TOLD]
     return {"rows": rows, "probes": found["overall"]["probes"], "replies": found["overall"]["replies of each"], "file": str(path)}

@@ -130,10 +130,20 @@ def check_base(run: Path, config: dict, download: bool = False) -> tuple[Path | 
     return folder, known or found
 
 
-def trained_hash(run: Path) -> str:
-    """The hash of what the training wrote: the adapter's weights, or all of them after a full fine-tuning."""
+def trained_files(run: Path) -> list[Path]:
+    """What the training wrote: the adapter's weights, or all of them after a full fine-tuning; empty where nothing was trained here."""
     adapter = run / "adapter" / "adapter_model.safetensors"
-    files = [adapter] if adapter.exists() else weight_files(run / "adapter")
+    return [adapter] if adapter.exists() else weight_files(run / "adapter")
+
+
+def tuned_revision(run: Path) -> str:
+    """Tells the replies of a tuned model apart that is served under one name however often it is retrained; "" where nothing was trained here."""
+    return trained_hash(run)[:16] if trained_files(run) else ""
+
+
+def trained_hash(run: Path) -> str:
+    """The hash of `trained_files`."""
+    files = trained_files(run)
     if not files:
         raise UserError(f"{run / 'adapter'}: holds no adapter; run `make train` first")
     return one_hash(file_hashes(files))

@@ -25,7 +25,7 @@ import jinja2
 from datagen import prices
 from datagen.config import read_yaml
 from datagen.files import UserError, atomic, entry, iter_jsonl, read_json, read_text, sha256, templates, write_text
-from train.merge import check_base, file_sha256, merged_folder, tokenizer_files, trained_hash, weight_files
+from train.merge import check_base, file_sha256, merged_folder, tokenizer_files, trained_hash, tuned_revision, weight_files
 
 UNKNOWN = "UNKNOWN: fill in"
 COPIED = ("pairs.jsonl", "ledger.json", "rejects.jsonl", "audit.html", "topics.html")
@@ -255,7 +255,7 @@ def probe(run: Path) -> list[tuple[str, str]]:
 
 def leaderboard(run: Path) -> list[dict]:
     """One row a score of every comparison that `make eval` made of these very weights, with its interval; checks on items of our own say nothing here."""
-    rows, weights = [], trained_hash(run)[:16]
+    rows, weights = [], tuned_revision(run)
     for path in sorted(run.glob("leaderboard*.json")):
         found = read_json(path)
         if found["kind"] == "machinery" or found["tuned_weights"] != weights:
