@@ -88,7 +88,7 @@ def collect(run: Path, data: Path) -> dict:
     config = read_yaml(run / "run.yaml", "the run's configuration")
     meta, stats = read_json(run / "answers.meta.json"), read_json(data / "stats.json")
     if meta["heldout_sha256"] != sha256((data / "heldout.jsonl").read_bytes()):
-        raise UserError(f"{run / 'answers.jsonl'} answers other questions than {data / 'heldout.jsonl'}; run `make eval` again")
+        raise UserError(f"{run / 'answers.jsonl'} answers other questions than {data / 'heldout.jsonl'}; run `make answers` again")
     told, health = told_apart(answers), read_json(run / "health.json")
     return {
         "run": run.name,

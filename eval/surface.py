@@ -139,9 +139,9 @@ def show(value: tuple[float, float, float], share: bool, signed: bool = False) -
 
 
 def read_answers(path: Path) -> list[dict]:
-    rows = read_jsonl(path, "answers, from `make eval`")
+    rows = read_jsonl(path, "answers, from `make answers`")
     if not rows:
-        raise UserError(f"{path}: holds no answers; run `make eval`")
+        raise UserError(f"{path}: holds no answers; run `make answers`")
     return rows
 
 

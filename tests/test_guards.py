@@ -164,7 +164,6 @@ print(json.dumps({"listed": listed, "values": values, "n": {k: v["effective"] fo
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / ".venv-eval/bin/python").exists(), reason="needs .venv-eval, which `make eval` makes")
 def test_lm_eval_runs_the_guards_on_local_items_with_exact_values(tmp_path):
     emobench, xstest, truthful = (tmp_path / name for name in ("SahandSab/EmoBench", "Paul/XSTest", "truthfulqa/truthful_qa"))
     for folder in (emobench, xstest, truthful):

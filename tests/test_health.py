@@ -323,7 +323,7 @@ def make_run(folder, name: str = "healthy", rows: list[dict] | None = None):
 def test_the_command_says_what_it_checked_and_what_it_could_not(tmp_path):
     run = make_run(tmp_path)
     done = inside("train.health", "out/r", "--strict", cwd=tmp_path)
-    assert "no alarm, 17 checks; out/r/health.json" in done.stdout and "not checked: longer (there is no answers.jsonl (`make eval`))" in done.stdout
+    assert "no alarm, 17 checks; out/r/health.json" in done.stdout and "not checked: longer (there is no answers.jsonl (`make answers`))" in done.stdout
     made = json.loads((run / "health.json").read_text())
     assert made["alarms"] == [] and len(made["checks"]) == 17 and set(made["not checked"]) == {"shortcut", "longer", "formal_direction"}
 

@@ -3,10 +3,13 @@
 import json
 import re
 
+import boards
 import pytest
 from conftest import one_line, run
 
 from datagen.files import sha256
+from eval import compare
+from train.merge import tuned_revision
 
 EVIL = "<script>alert(1)</script> ![x](http://evil.example/a.png) | a `b` **c**\n<img src=http://evil.example/b>"
 
@@ -103,4 +106,32 @@ def test_answers_to_other_questions_than_the_data_are_refused(made):
 
 def test_a_missing_file_is_named(made):
     (made[0] / "answers.jsonl").unlink()
-    assert "answers.jsonl: there is no such file (answers, from `make eval`)" in one_line(report(made, status=1))
+    assert "answers.jsonl: there is no such file (answers, from `make answers`)" in one_line(report(made, status=1))
+
+
+def test_leaderboard_disclosure_and_judge_are_shown_for_these_weights_only(made, tmp_path):
+    folder, weights = made[0], tuned_revision(made[0])
+    rows = boards.small({("leaderboard_ifeval", 0)})
+    base = boards.evaluated(tmp_path / "b", rows, tuned=False, tasks=["leaderboard_ifeval"])
+    tuned = boards.evaluated(tmp_path / "t", rows, tuned=True, tasks=["leaderboard_ifeval"], identity={"tuned_weights": weights})
+    compare.write(folder, base, tuned)
+    for suffix in ("json", "svg"):
+        (folder / f"leaderboard-ifeval.{suffix}").rename(folder / f"leaderboard.{suffix}")
+    rate = {"base": [0.75, 0.7, 0.8], "tuned": [0.45, 0.38, 0.52], "difference": [-0.3, -0.38, -0.22]}
+    overall = {"probes": 117, "replies of each": 468} | dict.fromkeys(("honest", "denial", "invented"), rate)
+    (folder / "disclosure.json").write_text(json.dumps({"tuned_weights": weights, "overall": overall}))
+    figures = {"win rate": {"value": 0.9, "interval": [0.8, 0.95], "n": 60}, "length-controlled win rate": {"value": None, "interval": None}}
+    answers = {"answers_sha256": sha256((folder / "answers.jsonl").read_bytes())}
+    (folder / "judge.json").write_text(json.dumps({"judge": {"model": "a-judge"}, "answers": answers, "figures": figures}))
+    report(made)
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        assert "Part of the leaderboard only" in text and "50.00 [" in text and "a-judge prefers the tuned answer in 90.0 % [80.0, 95.0] of 60 questions" in text
+        assert "-30.0 points [-38.0, -22.0]" in text and "468 of each model" in text
+
+    (folder / "adapter/adapter_model.safetensors").write_bytes(b"trained again")
+    with open(folder / "answers.jsonl", "a") as file:
+        file.write(json.dumps({"id": "3", "kind": "general", "messages": [{"role": "user", "content": "More?"}], "base": "a", "tuned": "b", "finish": []}) + "\n")
+    report(made)
+    page = (folder / "report.html").read_text()
+    assert "Leaderboard" not in page and "What it says it is" not in page and "a-judge" not in page

@@ -86,7 +86,7 @@ def loaded(folder: Path, temperature: float, max_tokens: int) -> tuple[str, Answ
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if device == "cuda" else torch.float32).to(device).eval()
     room = model.config.max_position_embeddings - max_tokens
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None)
-    # top-k and top-p of the model's own settings would change what the temperature means; `make eval` asks without them, too
+    # top-k and top-p of the model's own settings would change what the temperature means; `make answers` asks without them, too
     sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0} if temperature else {"do_sample": False}
 
     class Ended(StoppingCriteria):
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the run: out/<run>")
     parser.add_argument("--endpoint", action="store_true", help="talk to TUNED_BASE_URL or OPENAI_BASE_URL instead of loading the model")
     parser.add_argument("--model", default="auto", help="its name there; auto: the only one")
-    parser.add_argument("--temperature", type=float, default=1.0, help="1 is what `make eval` asks with (default); 0: always the likeliest token")
+    parser.add_argument("--temperature", type=float, default=1.0, help="1 is what `make answers` asks with (default); 0: always the likeliest token")
     parser.add_argument("--max-tokens", type=int, default=512, help="of an answer (default 512)")
     parser.add_argument("--web", action="store_true", help="on a page of this machine, by gradio, instead of in the terminal")
     parser.add_argument("--port", type=int, help="of the page; default: the first free one from 7860")

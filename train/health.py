@@ -473,7 +473,7 @@ def formal_direction(facts: Facts) -> Iterator[Alarm]:
 
 def need_answers(facts: Facts) -> list[dict]:
     if not facts.answers:
-        raise NotChecked("there is no answers.jsonl (`make eval`)")
+        raise NotChecked("there is no answers.jsonl (`make answers`)")
     return facts.answers
 
 
