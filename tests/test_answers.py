@@ -278,7 +278,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(ROOT / "tiny/model", dtype=torch.float32)
-    get_peft_model(model, LoraConfig(r=4, lora_alpha=0.4, target_modules="all-linear", init_lora_weights=False)).save_pretrained(folder / "adapter")
+    get_peft_model(model, LoraConfig(r=4, lora_alpha=4, target_modules="all-linear", init_lora_weights=False)).save_pretrained(folder / "adapter")
     write(folder / "run.yaml", yaml.safe_dump({"base_model": str(ROOT / "tiny/model"), "adapter": "lora", "sequence_len": 1536}))
     return folder
 
