@@ -141,7 +141,9 @@ def table(base: str, rows: dict[str, dict], failed: dict[str, str]) -> str:
     n = rows[first]
     lines += [
         "",
-        f"n = {n['margin n']} held-out pairs" + (f", {n['friendlier n']} answers" if "friendlier n" in n else "; no answers yet (`make answers` of a run makes them)") + ".",
+        f"n = {n['margin n']} held-out pairs"
+        + (f", {n['friendlier n']} answers" if "friendlier n" in n else "; no answers yet (`make answers` of a run makes them)")
+        + ".",
     ]
     lines += [f"\n{name} failed: {why}" for name, why in failed.items()]
     return "\n".join(lines) + "\n"
