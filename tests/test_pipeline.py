@@ -28,6 +28,7 @@ def prepared(project):
     # exec, not a link: a link would lose the environment's packages.
     (project / ".venv/bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (project / ".venv/bin/python").chmod(0o755)
+    (project / ".venv-eval").symlink_to(ROOT / ".venv-eval")
     make(project, "setup", "--touch")
     return project
 
@@ -187,6 +188,8 @@ def test_the_whole_chain_runs_through_axolotl_and_a_second_time_does_nothing(pla
     shutil.copytree(ROOT / "tiny/model", place / "tiny/model", dirs_exist_ok=True)
     base = place / "axolotl/tiny.yaml"
     base.write_text(base.read_text().replace("micro_batch_size: 16", "micro_batch_size: 2").replace("warmup_steps: 4", "warmup_steps: 1"))
+    run("eval.items", place / "out/items", "--per-task", 1)  # a third of what make would write
+    (place / "out/items.ready").touch()
     make(place, *arguments)
     run_ = place / "out/tiny@test"
     for name in (
@@ -199,6 +202,7 @@ def test_the_whole_chain_runs_through_axolotl_and_a_second_time_does_nothing(pla
         "merged/merge.json",
         "tuned.gguf",
         "answers.jsonl",
+        "leaderboard.json",
         "report.html",
         "report.md",
     ):
@@ -211,7 +215,8 @@ def test_the_whole_chain_runs_through_axolotl_and_a_second_time_does_nothing(pla
     assert "== train" not in make(place, *arguments).stdout
     base.write_text(base.read_text().replace("learning_rate: 3.5e-3", "learning_rate: 1.0e-3"))
     stages = [line for line in make(place, *arguments).stdout.splitlines() if line.startswith("== ")]
-    assert stages == ["== train", "== merge", "== answers", "== report"]
+    assert stages == ["== train", "== merge", "== answers", "== leaderboard", "== report"]
+    assert len(list((place / "out/leaderboard/tiny").glob("*/done"))) == 1  # of the base, for both trainings
     assert (run_ / "adapter.previous/adapter_model.safetensors").exists()
 
 
