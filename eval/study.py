@@ -1,0 +1,886 @@
+"""Statistics of a voting study: how often the tuned model was chosen, how sure that is, and what else could explain it.
+
+    python -m eval.study out/votes/NAME        # report.json, report.md, report.html and figures beside the votes; `make vote-report`
+
+Fixed before any data, and not fitted to them:
+- The interval of a share counts votes of one rater together, and votes on one question (eval.glmm.spread), on the logit scale, by Student's t with the
+  effective number of raters less 1. Beside it stand the interval by rater alone with t(G - 1), and Wilson's and the exact binomial one, which hold only
+  if votes were independent. Where all raters chose alike, resampling sees no variance: then it is Wilson's with raters in the place of votes.
+- A tie is half a vote for each side. The exact test leaves ties out, as a sign test does.
+- A rater is careless who fails GOLD_FAILS gold pairs or more (a tie on a gold pair is a failure), or whose median time, by the browser's clock,
+  is below the study's minimum (by the server's, which counts the way there and back, such votes are not taken).
+  The main table keeps everybody; the one without careless raters stands beside it.
+- Style differences are tuned less base, (t - o) / (t + o) of each count, 0 where neither has any, counted before emoji were removed. They are not
+  centred: with one fixed direction, centring would give the style's share of the effect back to the model.
+
+Votes come from `eval.votes`, which model wrote which side from `key.json`. Where raters were simulated (`study.lock.json`), every title says so,
+and `out/<run>/votes.jsonl`, which `make judge` takes for people's votes, is not written.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from scipy import special, stats
+from scipy.sparse import csgraph
+
+from datagen.files import UserError, entry, read_json, read_text, templates, write_json, write_jsonl, write_text
+from eval import glmm
+from eval.ballot import frozen
+from eval.compare import embedded
+from eval.surface import show, wilson
+from eval.votes import export
+from train.monitor import BLUE, GREEN, ORANGE, VERMILLION, canvas, save
+
+RESAMPLES, SEED = 1000, 1
+GOLD_FAILS = 2
+STYLE = {"length": "characters", "bold": "bold", "lists": "lists", "headings": "headings", "emoji": "emoji"}
+NEAR = 0.1  # of a style difference: answers that close count as of equal style
+BINS = ((1, 5), (6, 10), (11, 20), (21, 10**6))  # positions within a rater's session
+FEW = 10  # raters: with fewer, intervals are only a rough guide, and the report says so
+UNBOUNDED = 12.0  # a logit beyond which a resample has no finite estimate
+CHECKS = {"gold": "Gold pairs judged rightly", "repeats": "Repeated pairs, sides swapped, judged the same"}
+# Columns of eval.votes.export; what else a row holds are answers to the questionnaire.
+COLUMNS = {
+    *("vote", "rater", "item", "question_id", "pair", "kind", "position", "left_is", "choice", "chosen", "seconds_server", "seconds_client", "layout", "input"),
+    *("received_at", "quiz_passed", "quiz_tries", "gold_right", "repeat_of", "repeat_same"),
+}
+
+# Çalık and Akkuş 2025 (arXiv 2501.05032), Table 5: selection rates; 2,000 votes over the three pairs in all, on 500 questions. Votes per pair are not
+# given: an equal split is our assumption.
+PAPER = {"llama3-8b": 0.896, "qwen2.5-7b": 0.895, "mistral-nemo": 0.796}
+PAPER_VOTES = round(2000 / 3)
+DESIGN_EFFECTS = (1.0, 1.5, 3.5)
+
+
+# ---------------------------------------------------------------- votes
+
+
+def joined(folder: Path) -> list[dict]:
+    """The votes of a study with what the page did not know. One row a vote: rater, question, item, pair, kind, position, seconds (server),
+    seconds_client, tuned_won (1, 0, 0.5; None for gold), tuned_left, label (a, b or tie: the blind label), gold_right, repeat_same, style (tuned
+    less base, see above), questionnaire."""
+    return join(export(folder), read_json(folder / "key.json"))
+
+
+def join(rows: list[dict], key: dict) -> list[dict]:
+    found = []
+    for row in rows:
+        made = {name: row[name] for name in ("rater", "item", "pair", "kind", "position", "gold_right", "repeat_same")}
+        made |= {"question": row["question_id"], "seconds": row["seconds_server"], "label": row["chosen"] or "tie"}
+        made["seconds_client"] = row["seconds_server"] if row["seconds_client"] is None else row["seconds_client"]
+        made |= {"questionnaire": {name: value for name, value in row.items() if name not in COLUMNS}, "tuned_won": None, "tuned_left": None, "style": None}
+        if row["kind"] != "gold":
+            if row["item"] not in key:
+                raise UserError(f"key.json has no item {row['item']}, on which there is a vote; it belongs to another study")
+            sides = key[row["item"]]
+            tuned = "a" if sides["a"] == "tuned" else "b"
+            made["tuned_won"] = 0.5 if row["chosen"] is None else float(row["chosen"] == tuned)
+            made["tuned_left"] = row["left_is"] == tuned
+            made["style"] = differences(*(sides["style"][side] for side in (tuned, "b" if tuned == "a" else "a")))
+        found.append(made)
+    return found
+
+
+def differences(tuned: dict, base: dict) -> dict[str, float]:
+    """Each style count of STYLE as (t - o) / (t + o), from -1 to 1."""
+    return {name: (tuned[count] - base[count]) / max(1, tuned[count] + base[count]) for name, count in STYLE.items()}
+
+
+def column(rows: list[dict], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows])
+
+
+def by_pair(rows: list[dict]) -> dict[str, list[dict]]:
+    """The main votes of each pair."""
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["kind"] == "main":
+            found.setdefault(row["pair"], []).append(row)
+    return dict(sorted(found.items()))
+
+
+# ---------------------------------------------------------------- shares
+
+
+def share(y: np.ndarray, rater: np.ndarray, question: np.ndarray | None = None) -> dict | None:
+    """The mean of y [n] in [0, 1] with the study's interval; None of nothing. `p`: two-sided test of one half, by the same variance.
+
+    `design effect`: by how much raters and questions widen the variance of n independent votes."""
+    y = np.asarray(y, float)
+    n = len(y)
+    if not n:
+        return None
+    value, raters = float(y.mean()), len(np.unique(rater))
+    found = {"value": value, "n": n, "raters": raters}
+    variance, df = glmm.spread((y - value) / n, rater, question)
+    if not variance > 1e-12 or not 0 < value < 1:
+        p = min(1.0, 2 * 0.5**raters) if value in (0, 1) else None
+        return found | {"interval": list(wilson(value * raters, raters)), "p": p, "design effect": None, "effective raters": None, "alike": True}
+    half = value * (1 - value)
+    error, logit = np.sqrt(variance) / half, special.logit(value)
+    interval = special.expit(logit + stats.t.ppf([0.025, 0.975], df) * error)
+    p = float(2 * stats.t.sf(abs(logit) / error, df))
+    return found | {"interval": interval.tolist(), "p": p, "design effect": variance / (half / n), "effective raters": df + 1, "alike": False}
+
+
+def by_rater_alone(y: np.ndarray, rater: np.ndarray) -> list[float] | None:
+    """The interval clustered by rater alone, t(G - 1), logit scale, with the plain sandwich variance; None where it has none."""
+    n, value = len(y), float(np.mean(y))
+    sums = np.bincount(np.unique(rater, return_inverse=True)[1], (y - value) / n)
+    groups = len(sums)
+    if groups < 2 or not 0 < value < 1 or not sums @ sums > 1e-12:
+        return None
+    error = np.sqrt(groups / (groups - 1) * (sums @ sums)) / (value * (1 - value))
+    return special.expit(special.logit(value) + stats.t.ppf([0.025, 0.975], groups - 1) * error).tolist()
+
+
+def selection(rows: list[dict]) -> dict:
+    """How often the tuned model of a pair was chosen."""
+    y, rater = column(rows, "tuned_won"), column(rows, "rater")
+    decided, wins = int((y != 0.5).sum()), int((y == 1).sum())
+    exact = stats.binomtest(wins, decided) if decided else None
+    return share(y, rater, column(rows, "question")) | {
+        "questions": len({row["question"] for row in rows}),
+        "wins": wins,
+        "ties": len(y) - decided,
+        "ties share": share(y == 0.5, rater),
+        "by rater alone": by_rater_alone(y, rater),
+        "wilson": list(wilson(float(y.sum()), len(y))),
+        "exact": None if exact is None else [wins / decided, *map(float, exact.proportion_ci(method="exact"))],
+        "exact p": None if exact is None else float(exact.pvalue),
+    }
+
+
+def holm(p: list[float | None]) -> list[float | None]:
+    """p values adjusted for their number (Holm 1979)."""
+    known = sorted((value, i) for i, value in enumerate(p) if value is not None)
+    adjusted, highest = list(p), 0.0
+    for rank, (value, i) in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - rank) * value))
+        adjusted[i] = highest
+    return adjusted
+
+
+def mixed(rows: list[dict], raw: float) -> dict:
+    """The mixed model of a pair. The question's intercept is fitted only with 3 votes a question or more: below, its variance cannot be told."""
+    y, rater, question = (column(rows, name) for name in ("tuned_won", "rater", "question"))
+    factors, note = {"rater": rater}, None
+    if len(y) >= 3 * len(np.unique(question)):
+        factors["question"] = question
+    else:
+        note = f"{len(y) / len(np.unique(question)):.1f} votes a question: no intercept for questions, whose variance cannot be told below 3"
+    found = {"n": len(y), "model": "1" + "".join(f" + (1|{name})" for name in factors), "note": note, "typical": None}
+    if len(np.unique(rater)) < 3 or not 0 < raw < 1:
+        return found | {"note": "not fitted: it needs 3 raters, and votes for both models"}
+    fitted = glmm.fit(y, np.ones((len(y), 1)), list(factors.values()))
+    if not fitted.converged:
+        return found | {"note": "the likelihood has no maximum that could be found"}
+    logits = fitted.coefficients[0] + np.array([0, -1.959964, 1.959964]) * fitted.errors[0]
+    over = [glmm.marginal(logit, fitted.sds) for logit in logits]
+    return found | {
+        "typical": special.expit(logits).tolist(),
+        "over all": over,
+        "sds": dict(zip(factors, fitted.sds.tolist(), strict=True)),
+        "deviance": fitted.deviance,
+        "changes": over[0] - raw,
+    }
+
+
+# ---------------------------------------------------------------- sides and style
+
+
+def sides(rows: list[dict]) -> dict:
+    """How often the left answer was chosen of those votes that are no tie, and the tuned model's share with the side held equal."""
+    decided = [row for row in rows if row["tuned_won"] != 0.5]
+    left = share(np.array([(row["tuned_won"] == 1) == row["tuned_left"] for row in decided]), column(decided, "rater")) if decided else None
+    shown = np.where(column(rows, "tuned_left"), 0.5, -0.5)
+    found = {"left": left, "tuned shown left": share(column(rows, "tuned_left"), column(rows, "rater")), "effect": None, "level": None}
+    if np.ptp(shown) == 0:
+        return found | {"note": "the tuned answer always stood on one side"}
+    fitted = glmm.clustered(column(rows, "tuned_won"), np.column_stack([np.ones(len(rows)), shown]), column(rows, "rater"), column(rows, "question"))
+    return found | {"effect": finite(fitted.interval(np.array([0, 1.0]))), "level": finite(special.expit(fitted.interval(np.array([1.0, 0]))))}
+
+
+def finite(values) -> list[float] | None:
+    """A (value, low, high) as JSON knows it; None where it could not be told."""
+    return [float(x) for x in values] if np.all(np.isfinite(values)) else None
+
+
+def style(rows: list[dict]) -> dict:
+    """What is left of the tuned model's share where both answers have the same style: logit P(tuned wins) = b0 + style differences . b, at 0."""
+    y, rater, question = (column(rows, name) for name in ("tuned_won", "rater", "question"))
+    values = {name: np.array([row["style"][name] for row in rows]) for name in STYLE}
+    overlap, left_out = [], []
+    for name, d in values.items():
+        near = int((np.abs(d) <= NEAR).sum())
+        row = {"measure": name, "mean": float(d.mean()), "more": int((d > 0).sum()), "equal": int((d == 0).sum()), "fewer": int((d < 0).sum()), "near": near}
+        overlap.append(row | {"n": len(d), "effect": None})
+        if np.ptp(d) == 0:
+            left_out.append(f"{name} ({'never differs' if d[0] == 0 else 'always differs by the same, so its effect cannot be told from the model'})")
+    used = [name for name, d in values.items() if np.ptp(d) > 0]
+    together = np.all([np.abs(values[name]) <= NEAR for name in used], axis=0) if used else np.ones(len(y), bool)
+    ones = np.ones((len(y), 1))
+    plain = glmm.clustered(y, ones, rater, question)
+    full = glmm.clustered(y, np.column_stack([ones, *(values[name] for name in used)]), rater, question)
+    first = np.eye(len(used) + 1)[0]
+    level, controlled = plain.interval(np.ones(1)), full.interval(first)
+    # The two estimates come from the same votes: the error of their difference is that of the difference of each vote's influence.
+    variance, df = glmm.spread(plain.influence[:, 0] - full.influence[:, 0], rater, question)
+    difference = level[0] - controlled[0]
+    half = float(stats.t.ppf(0.975, df) * np.sqrt(variance))
+    left = None
+    if level[1] > 0 or level[2] < 0:  # of an effect that may be none, no part can be named
+        part = controlled[0] / level[0]
+        variance, df = glmm.spread((full.influence[:, 0] - part * plain.influence[:, 0]) / level[0], rater, question)
+        left = finite(part + np.array([0, -1, 1]) * stats.t.ppf(0.975, df) * np.sqrt(variance))
+    for row in overlap:
+        if row["measure"] in used:
+            row["effect"] = finite(full.interval(np.eye(len(used) + 1)[1 + used.index(row["measure"])]))
+    notes = [f"left out: {', '.join(left_out)}"] if left_out else []
+    for row in overlap:
+        fewest = min(row["more"], row["fewer"]) + row["equal"]
+        if row["measure"] in used and fewest < len(y) / 10:
+            notes.append(f"{row['measure']}: mostly extrapolated, {fewest} of {len(y)} votes are on pairs without the usual difference")
+    if len(y) < 10 * (len(used) + 1):
+        notes.append(f"{len(y)} votes for {len(used) + 1} coefficients: too few to be relied on")
+    return {
+        "n": len(y),
+        "raw": {"logit": finite(level), "share": finite(special.expit(level))},
+        "controlled": {"logit": finite(controlled), "share": finite(special.expit(controlled))},
+        "difference": finite((difference, difference - half, difference + half)),
+        "left": left,
+        "measures": overlap,
+        "near zero on all": int(together.sum()),
+        "share there": share(y[together], rater[together], question[together]),
+        "notes": notes,
+    }
+
+
+# ---------------------------------------------------------------- Bradley and Terry
+
+
+def base_of(run: str) -> str:
+    """The base model of a run, named apart from the run: runs of one base are compared through it."""
+    return f"{run.partition('+')[0].partition('@')[0]} (base)"
+
+
+def strengths(first: np.ndarray, second: np.ndarray, wins: np.ndarray, n: np.ndarray, models: int) -> np.ndarray:
+    """[fits, models] strengths (logits, mean 0) by maximum likelihood from wins [fits, pairs] of n [fits, pairs] games, first against second [pairs].
+
+    Newton's method with steps of at most 1; where a model only wins or only loses, the logit grows beyond UNBOUNDED."""
+    design = np.zeros((len(first), models))
+    design[np.arange(len(first)), first], design[np.arange(len(first)), second] = 1, -1
+    theta = np.zeros((len(wins), models))
+    fixed = np.full((models, models), 1 / models) + 1e-9 * np.eye(models)
+    for _ in range(60):
+        p = special.expit(theta @ design.T)
+        gradient = (wins - n * p) @ design
+        hessian = np.einsum("fk,ki,kj->fij", n * p * (1 - p), design, design) + fixed
+        step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        theta += step / np.maximum(1, np.abs(step).max(1, keepdims=True))
+        theta = np.clip(theta - theta.mean(1, keepdims=True), -30, 30)
+        if np.abs(step).max() < 1e-9:
+            break
+    return theta
+
+
+def bradley_terry(games: list[tuple[str, str, float]], rater: np.ndarray) -> dict:
+    """Strengths of any connected set of models from (first, second, result of the first: 1, 1/2, 0) games (Bradley and Terry 1952), by maximum likelihood
+    (ties half), on the logit scale with mean 0; 95 % percentile intervals by resampling raters. A bound of None has no finite estimate.
+
+    Raises UserError where the models fall into parts that were never compared, or where some of them won or lost all games (Ford 1957)."""
+    models = sorted({name for one, other, _ in games for name in (one, other)})
+    at = {name: i for i, name in enumerate(models)}
+    first, second, y = np.array([at[g[0]] for g in games]), np.array([at[g[1]] for g in games]), np.array([g[2] for g in games])
+    swapped = first > second
+    first, second, y = np.where(swapped, second, first), np.where(swapped, first, second), np.where(swapped, 1 - y, y)
+    beaten = np.zeros((len(models), len(models)))
+    np.add.at(beaten, (first, second), y > 0)
+    np.add.at(beaten, (second, first), y < 1)
+    for kind, what in (("weak", "were never compared with each other"), ("strong", "won or lost every vote against the others, so no finite strength fits")):
+        count, part = csgraph.connected_components(beaten, connection=kind)
+        if count > 1:
+            names = "; ".join(", ".join(name for name, p in zip(models, part, strict=True) if p == k) for k in range(count))
+            raise UserError(f"no ranking of all models: these parts {what}: {names}")
+    pairs, where = np.unique(np.stack([first, second], 1), axis=0, return_inverse=True)
+    where = where.reshape(-1)
+    codes = np.unique(rater, return_inverse=True)[1]
+    groups = int(codes.max()) + 1
+    wins, n = (np.bincount(codes * len(pairs) + where, v, groups * len(pairs)).reshape(groups, -1) for v in (y, np.ones(len(y))))
+    drawn = np.random.default_rng(SEED).multinomial(groups, np.full(groups, 1 / groups), RESAMPLES)
+    value = strengths(*pairs.T, wins.sum(0)[None], n.sum(0)[None], len(models))[0]
+    many = strengths(*pairs.T, drawn @ wins, drawn @ n, len(models))
+    low, high = np.percentile(many, [2.5, 97.5], axis=0) if groups > 1 else np.full((2, len(models)), np.inf)
+    bound = lambda x: float(x) if abs(x) < UNBOUNDED else None  # noqa: E731
+    order = np.argsort(-value)
+    played = np.bincount(np.concatenate([first, second]), minlength=len(models))
+    return {
+        "models": [{"model": models[i], "strength": float(value[i]), "interval": [bound(low[i]), bound(high[i])], "n": int(played[i])} for i in order],
+        "raters": groups,
+    }
+
+
+def ranking(rows: list[dict]) -> dict:
+    """Bradley and Terry over all pairs, and where they are more than one, the same with style differences as covariates; or why there is none."""
+    games = [(row["pair"], base_of(row["pair"]), row["tuned_won"]) for row in rows]
+    try:
+        found = bradley_terry(games, column(rows, "rater"))
+    except UserError as error:
+        return {"models": None, "controlled": None, "note": str(error)}
+    found |= {"controlled": None, "note": None}
+    names = sorted(row["model"] for row in found["models"])
+    if len(names) > 2:
+        values = {name: np.array([row["style"][name] for row in rows]) for name in STYLE}
+        used = [d for d in values.values() if np.ptp(d) > 0]
+        design = np.zeros((len(rows), len(names)))
+        for i, (one, other, _) in enumerate(games):
+            design[i, names.index(one)], design[i, names.index(other)] = 1, -1
+        # Mean 0: the last strength is less the sum of the others.
+        fitted = glmm.clustered(column(rows, "tuned_won"), np.column_stack([design[:, :-1] - design[:, -1:], *used]), column(rows, "rater"), column(rows, "question"))
+        contrasts = np.vstack([np.eye(len(names) - 1), -np.ones(len(names) - 1)])
+        found["controlled"] = {name: finite(fitted.interval(np.concatenate([contrast, np.zeros(len(used))]))) for name, contrast in zip(names, contrasts, strict=True)}
+    return found
+
+
+# ---------------------------------------------------------------- agreement
+
+
+def agreed(counts: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Agreement of [items, labels] counts of votes, for each row of `weights` [resamples, items], how often each item is taken. [resamples] each:
+
+    alpha: Krippendorff's for nominal labels, 1 - (n - 1) (n - sum_u A_u) / (n^2 - sum_c n_c^2) with A_u = sum_c n_uc (n_uc - 1) / (m_u - 1)
+    (Krippendorff 2011); raw: the mean over items of the share of pairs of raters that agree; ac1: Gwet's (2008), chance from the mean share of each label.
+    NaN where all votes have one label."""
+    m = counts.sum(1)
+    pairs = (counts * (counts - 1)).sum(1)
+    n, labels = weights @ m, weights @ counts
+    raw = weights @ (pairs / (m * (m - 1))) / weights.sum(1)
+    mean = weights @ (counts / m[:, None]) / weights.sum(1, keepdims=True)
+    chance = (mean * (1 - mean)).sum(1) / (counts.shape[1] - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        alpha = 1 - (n - 1) * (n - weights @ (pairs / (m - 1))) / (n**2 - (labels**2).sum(1))
+    return {"alpha": alpha, "raw": raw, "ac1": (raw - chance) / (1 - chance)}
+
+
+def agreement(rows: list[dict]) -> dict:
+    """On items with votes of two raters or more: alpha with blind labels (a or b, random for each item) and with models' labels, raw agreement and AC1, each with
+    a 95 % interval by resampling items. Blind labels are what raters could see; with models' labels a lopsided result alone brings alpha near 0."""
+    items: dict[tuple, list[dict]] = {}
+    for row in rows:
+        items.setdefault((row["pair"], row["item"]), []).append(row)
+    shared = [votes for votes in items.values() if len(votes) > 1]
+    found = {"items": len(shared), "votes": sum(map(len, shared)), "alpha blind": None, "alpha models": None, "raw": None, "ac1": None}
+    if not shared:
+        return found
+    ties = any(row["label"] == "tie" for votes in shared for row in votes)
+    blind = np.array([[sum(row["label"] == label for row in votes) for label in ("a", "b", *(["tie"] * ties))] for votes in shared], float)
+    model = np.array([[sum(row["tuned_won"] == label for row in votes) for label in (0, 1, *([0.5] * ties))] for votes in shared], float)
+    weights = np.random.default_rng(SEED).multinomial(len(shared), np.full(len(shared), 1 / len(shared)), RESAMPLES)
+
+    def with_interval(counts: np.ndarray, what: str) -> list[float] | None:
+        value = float(agreed(counts, np.ones((1, len(counts))))[what][0])
+        drawn = agreed(counts, weights)[what]
+        return [value, *map(float, np.nanpercentile(drawn, [2.5, 97.5]))] if np.isfinite(value) else None
+
+    found |= {"alpha blind": with_interval(blind, "alpha"), "alpha models": with_interval(model, "alpha"), "ac1": with_interval(blind, "ac1")}
+    raw = with_interval(blind, "raw")
+    if raw[1] == raw[2]:
+        raw[1:] = wilson(raw[0] * len(shared), len(shared))  # no item differs: resampling would claim certainty
+    return found | {"raw": raw}
+
+
+# ---------------------------------------------------------------- raters
+
+
+def attention(rows: list[dict], minimum: float) -> list[dict]:
+    """One row a rater, most failures first: gold pairs failed, repeats answered otherwise, median seconds, and why the rule leaves them out (or None)."""
+    found = []
+    mine: dict[str, list[dict]] = {}
+    for row in rows:
+        mine.setdefault(row["rater"], []).append(row)
+    for rater, votes in mine.items():
+        gold, repeats = ([row[what] for row in votes if row[what] is not None] for what in ("gold_right", "repeat_same"))
+        median = float(np.median([row["seconds_client"] for row in votes]))
+        failed = gold.count(False)
+        reasons = [f"{failed} gold pairs failed"] if failed >= GOLD_FAILS else []
+        reasons += [f"median time {median:.1f} s, below {minimum:g} s"] if median < minimum else []
+        numbers = {"votes": sum(row["kind"] == "main" for row in votes), "gold": len(gold), "gold failed": failed, "repeats": len(repeats)}
+        found.append({"rater": rater} | numbers | {"repeats changed": repeats.count(False), "median seconds": median, "careless": "; ".join(reasons) or None})
+    return sorted(found, key=lambda row: (row["careless"] is None, -row["gold failed"], -row["repeats changed"], row["rater"]))
+
+
+def without(rows: list[dict], raters: set[str]) -> dict | None:
+    """A pair's share without some raters, and by how much they moved it (paired: all votes but theirs stand in both); None where nobody is left."""
+    y, rater, question = (column(rows, name) for name in ("tuned_won", "rater", "question"))
+    kept = ~np.isin(rater, sorted(raters))
+    if not kept.any():
+        return None
+    rest = share(y[kept], rater[kept], question[kept])
+    influence = np.where(kept, (y - rest["value"]) / kept.sum(), 0) - (y - y.mean()) / len(y)
+    variance, df = glmm.spread(influence, rater, question)
+    difference, half = rest["value"] - float(y.mean()), float(stats.t.ppf(0.975, df) * np.sqrt(variance))
+    return rest | {"difference": finite((difference, difference - half, difference + half)), "left out": len(np.unique(rater[~kept]))}
+
+
+def one_left_out(rows: list[dict]) -> dict | None:
+    """The range of a pair's share when each rater in turn is left out, and who moves it most; None with a single rater."""
+    y, (names, codes) = column(rows, "tuned_won"), np.unique(column(rows, "rater"), return_inverse=True)
+    if len(names) < 2:
+        return None
+    sums, sizes = np.bincount(codes, y), np.bincount(codes)
+    rest = (y.sum() - sums) / (len(y) - sizes)
+    most = int(np.argmax(np.abs(rest - y.mean())))
+    return {
+        "all": float(y.mean()),
+        "low": float(rest.min()),
+        "high": float(rest.max()),
+        "raters": len(names),
+        "most": str(names[most]),
+        "votes": int(sizes[most]),
+        "own": float(sums[most] / sizes[most]),
+        "without": float(rest[most]),
+    }
+
+
+def subgroups(rows: list[dict]) -> list[dict]:
+    """A pair's share by each answer to each question of the questionnaire."""
+    found = []
+    for key in sorted({key for row in rows for key in row["questionnaire"]}):
+        for answer in sorted({str(row["questionnaire"].get(key, "no answer")) for row in rows}):
+            mine = [row for row in rows if str(row["questionnaire"].get(key, "no answer")) == answer]
+            found.append({"key": key, "answer": answer} | share(column(mine, "tuned_won"), column(mine, "rater"), column(mine, "question")))
+    return found
+
+
+def times(rows: list[dict]) -> list[dict]:
+    """Median seconds per main vote, in all and by position in the session, with 95 % intervals by resampling raters."""
+    found = []
+    for low, high in ((1, BINS[-1][1]), *BINS):
+        mine = [row for row in rows if row["kind"] == "main" and low <= row["position"] <= high]
+        if mine:
+            name = "all" if (low, high) == (1, BINS[-1][1]) else f"{low} to {high}" if high < BINS[-1][1] else f"{low} and later"
+            found.append({"positions": name} | median(column(mine, "seconds"), column(mine, "rater")))
+    return found
+
+
+def median(seconds: np.ndarray, rater: np.ndarray) -> dict:
+    names, codes = np.unique(rater, return_inverse=True)
+    found = {"value": float(np.median(seconds)), "n": len(seconds), "raters": len(names), "interval": None}
+    if len(names) < 2:
+        return found
+    order = np.argsort(seconds)
+    drawn = np.random.default_rng(SEED).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    below = np.cumsum(drawn[:, codes[order]], axis=1)
+    middle = seconds[order][(below >= below[:, -1:] / 2).argmax(1)]
+    return found | {"interval": [float(x) for x in np.percentile(middle, [2.5, 97.5])]}
+
+
+# ---------------------------------------------------------------- the paper
+
+
+def paper() -> list[dict]:
+    """Table 5 with the intervals that its counts allow, if PAPER_VOTES votes fell on each pair, for several design effects."""
+    found = []
+    for run, value in PAPER.items():
+        wins = round(value * PAPER_VOTES)
+        exact = stats.binomtest(wins, PAPER_VOTES).proportion_ci(method="exact")
+        intervals = {str(effect): list(wilson(wins / effect, PAPER_VOTES / effect)) for effect in DESIGN_EFFECTS}
+        found.append({"run": run, "value": value, "n": PAPER_VOTES, "wins": wins, "wilson": intervals, "exact": [float(exact.low), float(exact.high)]})
+    return found
+
+
+def result(folder: Path) -> dict:
+    """Everything in report.json. Raises UserError where there are no votes yet, or a file is not the one that the study was frozen with."""
+    lock = frozen(folder)
+    facts = {"study": lock["study"], "folder": str(folder), "questions left out": lock["questions"]["left out"]}
+    return facts | statistics(joined(folder), lock["simulated"], lock["settings"]["minimum_seconds"])
+
+
+def statistics(rows: list[dict], simulated: bool, minimum: float) -> dict:
+    pairs = by_pair(rows)
+    if not pairs:
+        raise UserError("there is no vote on a pair of answers yet; open the page with `make vote`, and run this again when people have voted")
+    everybody = attention(rows, minimum)
+    careless = {row["rater"] for row in everybody if row["careless"]}
+    main = [row for votes in pairs.values() for row in votes]
+    gold, repeats = ([row for row in rows if row[what] is not None] for what in ("gold_right", "repeat_same"))
+    found = {
+        "simulated": simulated,
+        "whose": "simulated raters" if simulated else "people's votes",
+        "votes": len(main),
+        "raters": len({row["rater"] for row in main}),
+        "questions": len({row["question"] for row in main}),
+        "ties": sum(row["tuned_won"] == 0.5 for row in main),
+        "minimum seconds": minimum,
+        "pairs": {name: pair_of(votes, careless) for name, votes in pairs.items()},
+        "sides": sides(main),
+        "ranking": ranking(main),
+        "agreement": {name: agreement(votes) for name, votes in pairs.items()} | ({"all pairs": agreement(main)} if len(pairs) > 1 else {}),
+        "attention": {
+            "raters": everybody,
+            "careless": len(careless),
+            "gold": share(column(gold, "gold_right"), column(gold, "rater")) if gold else None,
+            "repeats": share(column(repeats, "repeat_same"), column(repeats, "rater")) if repeats else None,
+        },
+        "times": times(rows),
+        "paper": paper(),
+    }
+    for pair, p in zip(found["pairs"].values(), holm([pair["selection"]["p"] for pair in found["pairs"].values()]), strict=True):
+        pair["selection"]["p holm"] = p
+    return found
+
+
+def pair_of(votes: list[dict], careless: set[str]) -> dict:
+    chosen = selection(votes)
+    return {
+        "selection": chosen,
+        "mixed": mixed(votes, chosen["value"]),
+        "sides": sides(votes),
+        "style": style(votes),
+        "without careless": without(votes, careless),
+        "subgroups": subgroups(votes),
+        "one rater left out": one_left_out(votes),
+        "shares of raters": [
+            {"rater": name, "n": len(y), "value": float(y.mean()), "careless": name in careless}
+            for name in sorted({row["rater"] for row in votes})
+            for y in [np.array([row["tuned_won"] for row in votes if row["rater"] == name])]
+        ],
+    }
+
+
+# ---------------------------------------------------------------- tables
+
+
+def shown(value: float, interval: list[float] | None) -> str:
+    return show((value, *interval), True) if interval else f"{100 * value:.1f} %"
+
+
+def shares(values: list[float] | None) -> str:
+    return show(values, True) if values else "–"
+
+
+def plain(values: list[float] | None, form: str = "+.2f") -> str:
+    return f"{values[0]:{form}} [{values[1]:{form}}, {values[2]:{form}}]" if values else "–"
+
+
+def of(found: dict | None) -> str:
+    return shown(found["value"], found["interval"]) if found else "–"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def chance(p: float | None) -> str:
+    return "–" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" if p > 1e-300 else "< 1e-300"
+
+
+def tables(found: dict) -> list[dict]:
+    """All tables as text, each {title, head, rows, notes}; `head` columns that end in an asterisk hold numbers."""
+    pairs, whose = found["pairs"], found["whose"]
+    made = []
+
+    def table(title: str, head: list[str], rows: list[list], *notes: str) -> None:
+        if rows:
+            made.append({"title": f"{title} ({whose})", "head": head, "rows": [[str(cell) for cell in row] for row in rows], "notes": [note for note in notes if note]})
+
+    few = [name for name, pair in pairs.items() if pair["selection"]["raters"] < FEW]
+    alike = [name for name, pair in pairs.items() if pair["selection"]["alike"]]
+    table(
+        "How often the tuned model was chosen",
+        ["pair", "chosen, 95 % interval*", "votes*", "raters*", "questions*", "ties*", "design effect*", "p*", "p, Holm*"],
+        [
+            [name, of(s), s["n"], s["raters"], s["questions"], of(s["ties share"]), number(s["design effect"]), chance(s["p"]), chance(s["p holm"])]
+            for name, s in ((name, pair["selection"]) for name, pair in pairs.items())
+        ],
+        "A tie is half a vote for each. The interval counts votes of one rater and votes on one question together (clustered, logit scale, Student's t); design effect: "
+        "how many times the variance of as many independent votes, below 1 only by chance. p: two-sided, of no preference; Holm: for the number of pairs.",
+        f"Fewer than {FEW} raters: {', '.join(few)}. Such intervals are a rough guide." if few else "",
+        f"All raters alike: {', '.join(alike)}. There the interval is Wilson's with raters in the place of votes." if alike else "",
+    )
+    table(
+        "The same by other methods",
+        ["pair", "by rater alone, t(G - 1)*", "Wilson, if votes were independent*", "exact binomial, if independent, without ties*", "exact p*"],
+        [
+            [name, shown(s["value"], s["by rater alone"]) if s["by rater alone"] else "–", shown(s["value"], s["wilson"]), shares(s["exact"]), chance(s["exact p"])]
+            for name, s in ((name, pair["selection"]) for name, pair in pairs.items())
+        ],
+        "Wilson's and the exact interval are too narrow as far as raters differ from each other: see the design effect.",
+    )
+    ours = {name.partition("+")[0].partition("@")[0]: name for name in reversed(pairs)}
+    table(
+        "Beside the paper's Table 5",
+        ["model", "the paper's*", "if design effect 1.5*", "if design effect 3.5*", f"here ({whose})*"],
+        [
+            [
+                row["run"],
+                *(shown(row["value"], row["wilson"][str(effect)]) for effect in DESIGN_EFFECTS),
+                of(pairs[ours[row["run"]]]["selection"]) if row["run"] in ours else "not voted on",
+            ]
+            for row in found["paper"]
+        ],
+        f"The paper gives 2,000 votes over three pairs on 500 questions, and neither votes per pair nor raters: {PAPER_VOTES} votes a pair is an assumption (an equal "
+        "split), and the intervals are Wilson's on that number divided by the design effect. 1.5 and 3.5 are assumptions too: 100 raters of equal activity, and a few "
+        "who cast most votes.",
+    )
+    table(
+        "Mixed model: raters and questions as random intercepts",
+        ["pair", "model", "typical rater and question*", "over all*", "less the raw share, points*", "sd of raters*", "sd of questions*", "votes*"],
+        [
+            [
+                name,
+                m["model"],
+                shares(m["typical"]),
+                shares(m["over all"]),
+                f"{100 * m['changes']:+.1f}",
+                *(number(m["sds"].get(k)) for k in ("rater", "question")),
+                m["n"],
+            ]
+            if m["typical"]
+            else [name, m["model"], m["note"], "–", "–", "–", "–", m["n"]]
+            for name, m in ((name, pair["mixed"]) for name, pair in pairs.items())
+        ],
+        *dict.fromkeys(pair["mixed"]["note"] for pair in pairs.values() if pair["mixed"]["typical"] and pair["mixed"]["note"]),
+        "Laplace approximation (eval/glmm.py), Wald intervals; sds on the logit scale. Over all: the typical logit averaged over raters and questions, the quantity "
+        "that the raw share estimates.",
+    )
+    everywhere = {"all pairs": found["sides"]} if len(pairs) > 1 else {}
+    table(
+        "Sides",
+        ["pair", "left was chosen*", "votes that are no tie*", "tuned shown left*", "effect of standing left, logit*", "chosen with sides equal*"],
+        [
+            [name, of(s["left"]), s["left"]["n"] if s["left"] else 0, of(s["tuned shown left"]), plain(s["effect"]), shares(s["level"])]
+            for name, s in ({name: pair["sides"] for name, pair in pairs.items()} | everywhere).items()
+        ],
+        "On phones, left is above. 50 %: no bias. The effect is of the tuned answer standing left instead of right.",
+    )
+    table(
+        "What is left at equal style",
+        [
+            "pair",
+            "chosen*",
+            "chosen at equal style*",
+            "explained by style, logit*",
+            "part of the logit left*",
+            f"votes within {NEAR:g} of equal on all*",
+            "chosen among these*",
+        ],
+        [
+            [
+                name,
+                shares(s["raw"]["share"]),
+                shares(s["controlled"]["share"]),
+                plain(s["difference"]),
+                plain(s["left"], ".2f"),
+                f"{s['near zero on all']} of {s['n']}",
+                of(s["share there"]),
+            ]
+            for name, s in ((name, pair["style"]) for name, pair in pairs.items())
+        ],
+        "logit P(tuned wins) on uncentred style differences, tuned less base, as (t - o) / (t + o), counted before emoji were removed; at equal style all are 0. "
+        "A weak prior (standard deviation 5) keeps it finite. Where few pairs of answers are of equal style, it is extrapolated.",
+        *(f"{name}: {note}." for name, pair in pairs.items() for note in pair["style"]["notes"]),
+    )
+    table(
+        "Style differences and their effects",
+        ["pair", "measure", "mean difference*", "tuned has more*", "equal*", "tuned has fewer*", f"within {NEAR:g} of equal*", "effect, logit*"],
+        [
+            [name, row["measure"], f"{row['mean']:+.2f}", *(f"{100 * row[k] / row['n']:.0f} %" for k in ("more", "equal", "fewer", "near")), plain(row["effect"])]
+            for name, pair in pairs.items()
+            for row in pair["style"]["measures"]
+        ],
+        "Shares of votes, not of questions; these describe the answers that were shown and carry no interval.",
+    )
+    ranked = found["ranking"]
+    bound = lambda x: "unbounded" if x is None else f"{x:+.2f}"  # noqa: E731
+    controlled = ranked["controlled"] or {}
+    table(
+        "Bradley-Terry strengths",
+        ["model", "strength, logit*", "at equal style*", "votes*"],
+        [
+            [row["model"], f"{row['strength']:+.2f} [{bound(row['interval'][0])}, {bound(row['interval'][1])}]", plain(controlled.get(row["model"])), row["n"]]
+            for row in ranked["models"] or []
+        ]
+        or [["–", ranked["note"], "–", "–"]],
+        f"Mean 0; ties half; intervals by resampling raters, {RESAMPLES:,} times. With two models it repeats the first table on another scale."
+        if ranked["models"]
+        else "",
+    )
+    table(
+        "Agreement where several raters saw one item",
+        ["pair", "alpha, blind labels*", "alpha, models as labels*", "raw agreement*", "Gwet's AC1*", "items*", "votes*"],
+        [
+            [name, *(plain(a[k], ".2f") for k in ("alpha blind", "alpha models")), shares(a["raw"]), plain(a["ac1"], ".2f"), a["items"], a["votes"]]
+            for name, a in found["agreement"].items()
+        ],
+        "Krippendorff's nominal alpha; intervals by resampling items. Raters are blind, so blind labels (a or b, random for each item) measure reliability; "
+        "with models as labels alpha is near 0 whenever one model nearly always wins, however well raters agree.",
+    )
+    checks = found["attention"]
+    table(
+        "Attention and careless raters",
+        ["pair", "all raters*", "without careless*", "difference*", "raters left out*"],
+        [
+            [name, of(pair["selection"]), of(w), show(w["difference"], True, True) if w and w["left out"] else "–", w["left out"] if w else "all"]
+            for name, pair in pairs.items()
+            for w in [pair["without careless"]]
+        ],
+        f"Rule, fixed before data: {GOLD_FAILS} gold pairs failed or more, or a median time below {found['minimum seconds']:g} s by the browser's clock.",
+        *(f"{what}: {of(checks[k])} of {checks[k]['n']}." for k, what in CHECKS.items() if checks[k]),
+    )
+    table(
+        "Raters who failed a check",
+        ["rater", "votes*", "gold failed*", "repeats changed*", "median seconds*", "left out because"],
+        [
+            [
+                row["rater"][:8],
+                row["votes"],
+                f"{row['gold failed']} of {row['gold']}",
+                f"{row['repeats changed']} of {row['repeats']}",
+                f"{row['median seconds']:.1f}",
+                row["careless"] or "kept",
+            ]
+            for row in checks["raters"]
+            if row["careless"] or row["gold failed"] or row["repeats changed"]
+        ],
+    )
+    table(
+        "Subgroups",
+        ["pair", "question", "answer", "chosen*", "votes*", "raters*"],
+        [[name, row["key"], row["answer"], of(row), row["n"], row["raters"]] for name, pair in pairs.items() for row in pair["subgroups"]],
+        "Raters chose to answer so; nothing is adjusted for the number of groups looked at. A difference between groups is a question for a new study.",
+    )
+    table(
+        "Each rater left out in turn",
+        ["pair", "all*", "lowest*", "highest*", "raters*", "most influential", "of their votes for tuned*", "without them*"],
+        [
+            [
+                name,
+                *(f"{100 * o[k]:.1f} %" for k in ("all", "low", "high")),
+                o["raters"],
+                o["most"][:8],
+                f"{100 * o['own']:.1f} % of {o['votes']}",
+                f"{100 * o['without']:.1f} %",
+            ]
+            for name, pair in pairs.items()
+            for o in [pair["one rater left out"]]
+            if o
+        ],
+        "A range over raters, no interval: the first table has that.",
+    )
+    table(
+        "Time per vote",
+        ["position in the session", "median seconds*", "votes*", "raters*"],
+        [
+            [row["positions"], plain([row["value"], *row["interval"]], ".1f") if row["interval"] else f"{row['value']:.1f}", row["n"], row["raters"]]
+            for row in found["times"]
+        ],
+        "Seconds between showing and choosing, by the server's clock; intervals by resampling raters.",
+    )
+    return made
+
+
+# ---------------------------------------------------------------- figures
+
+
+def figures(found: dict, folder: Path) -> dict[str, str]:
+    """Writes shares, raters and times as .svg and .png; returns what each shows."""
+    whose, pairs = found["whose"], found["pairs"]
+    rows = [(f"{row['run']} (the paper)", row["value"], row["wilson"]["1.0"], row["wilson"]["3.5"], ORANGE) for row in reversed(found["paper"])]
+    rows += [(name, pair["selection"]["value"], pair["selection"]["wilson"], pair["selection"]["interval"], BLUE) for name, pair in reversed(pairs.items())]
+    fig, axes = canvas(1, 1, (7, 1.3 + 0.36 * len(rows)))
+    axis = axes[0, 0]
+    for y, (_, value, narrow, wide, colour) in enumerate(rows):
+        axis.plot([100 * x for x in wide], [y, y], color=colour, lw=1.4, solid_capstyle="butt")
+        axis.plot([100 * x for x in narrow], [y, y], color=colour, lw=5, alpha=0.35, solid_capstyle="butt")
+        axis.plot([100 * value], [y], "o", color=colour, ms=6)
+    axis.axvline(50, color="#777777", lw=0.8)
+    axis.set_xlim(0, 100)
+    axis.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axis.set_ylim(-0.7, len(rows) - 0.3)
+    axis.set_xlabel("tuned model chosen, %, 95 % intervals\nthick: Wilson's, if votes were independent; thin: clustered (paper: design effect 3.5)")
+    axis.set_title(f"{found['study']}: how often the tuned model was chosen ({whose})", loc="left", fontsize=10)
+    save(fig, folder / "shares")
+
+    fig, axes = canvas(1, len(pairs), (max(4.5, 3.4 * len(pairs)), 3.2))
+    for axis, (name, pair) in zip(axes.flat, pairs.items(), strict=True):
+        ranked = sorted(pair["shares of raters"], key=lambda row: row["value"])
+        for careless, colour in ((False, BLUE), (True, VERMILLION)):
+            mine = [(x, row) for x, row in enumerate(ranked, 1) if row["careless"] == careless]
+            axis.scatter([x for x, _ in mine], [100 * row["value"] for _, row in mine], [3 * row["n"] for _, row in mine], color=colour, alpha=0.6, lw=0)
+        axis.axhline(100 * pair["selection"]["value"], color="#777777", lw=0.8)
+        axis.set_ylim(-4, 104)
+        axis.set_title(name, loc="left", fontsize=9)
+        axis.set_xlabel("raters in order; area: votes")
+    axes[0, 0].set_ylabel("tuned model chosen, %")
+    axes[0, 0].set_title(f"{next(iter(pairs))}; orange-red: careless" if found["attention"]["careless"] else next(iter(pairs)), loc="left", fontsize=9)
+    fig.suptitle(f"{found['study']}: each rater ({whose})", fontsize=10, x=0.01, ha="left")
+    save(fig, folder / "raters")
+
+    bins = [row for row in found["times"] if row["positions"] != "all"]
+    fig, axes = canvas(1, 1, (4.5, 3))
+    axis = axes[0, 0]
+    for x, row in enumerate(bins):
+        if row["interval"]:
+            axis.plot([x, x], row["interval"], color=GREEN, lw=2)
+        axis.plot([x], [row["value"]], "o", color=GREEN, ms=6)
+    axis.set_xticks(range(len(bins)), [row["positions"] for row in bins])
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("position in the session")
+    axis.set_ylabel("median seconds per vote")
+    axis.set_title(f"{found['study']}: time ({whose})", loc="left", fontsize=10)
+    save(fig, folder / "times")
+    return {
+        "shares": f"How often the tuned model of each pair was chosen, with intervals, beside the paper's Table 5 ({whose})",
+        "raters": f"Each rater's share of votes for the tuned model, in order ({whose})",
+        "times": f"Median seconds per vote by position, 95 % intervals ({whose})",
+    }
+
+
+def votes_for_judge(folder: Path, rows: list[dict], simulated: bool) -> list[str]:
+    """Writes out/<run>/votes.jsonl of each run for `make judge`; returns what is to be said of it. The folder of a study is out/votes/NAME."""
+    said = []
+    for run, votes in by_pair(rows).items():
+        place = folder.resolve().parent.parent / run
+        if simulated:
+            said.append(f"{run}: no votes.jsonl for `make judge`, which would take simulated raters for people")
+        elif not place.is_dir():
+            said.append(f"{run}: no votes.jsonl for `make judge`: there is no folder {place}")
+        else:
+            names = {0.0: "base", 0.5: "tie", 1.0: "tuned"}
+            write_jsonl(place / "votes.jsonl", [{"id": row["question"], "preferred": names[row["tuned_won"]]} for row in votes])
+            said.append(f"{place / 'votes.jsonl'}: {len(votes)} votes, for `make judge`")
+    return said
+
+
+def write(folder: Path) -> dict:
+    """Computes and writes the report of a study."""
+    found = result(folder)
+    figure = figures(found, folder)
+    values = {"found": found, "tables": tables(found)}
+    here = Path(__file__).parent
+    markdown = templates(here, False).get_template("votes_report.md.j2")
+    write_text(folder / "report.md", markdown.render(**values, figures=[(f"{name}.svg", alt) for name, alt in figure.items()]))
+    page = templates(here, True).get_template("votes_report.html.j2")
+    pictures = [(embedded(read_text(folder / f"{name}.svg", "a figure")), alt) for name, alt in figure.items()]
+    write_text(folder / "report.html", page.render(**values, figures=pictures))
+    said = votes_for_judge(folder, joined(folder), found["simulated"])
+    write_json(folder / "report.json", found)
+    print(f"{found['study']} ({found['whose']}): {found['votes']:,} votes of {found['raters']} raters on {found['questions']} questions")
+    for name, pair in found["pairs"].items():
+        s = pair["selection"]
+        print(f"{name}: tuned model chosen {of(s)}, {s['n']} votes, {s['ties']} ties; at equal style {shares(pair['style']['controlled']['share'])}")
+    print("\n".join(said))
+    print(f"{folder / 'report.html'}, .md and .json")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="out/votes/NAME")
+    write(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    entry(main)
