@@ -67,9 +67,13 @@ K ?= 4
 JUDGE_MODEL ?=
 # What answers the held-out questions: endpoint (servers of yours; the embedded model brings its own), or the run's models by transformers or vllm.
 ENGINE ?= endpoint
+# Design of a study of votes.
+STUDY ?= eval/study.yaml
+# Options of `make vote-plan`, such as '--rate 0.6 --width 0.03 --power 0.9 --raters 50'.
+PLAN ?=
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE STUDY PLAN PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -112,6 +116,7 @@ endif
 # What `make eval` evaluates, and the small items that the embedded model is asked.
 EVALUATED   := $(if $(filter command line,$(origin RUN)),,$(OUT)/$(if $(filter merged,$(WHAT)),merged/merge.json,done))
 ITEMS_READY := $(if $(filter out/items,$(ITEMS)),out/items.ready)
+VOTES := out/votes/$(shell sed -n 's/^name: *\([^ \#]*\).*/\1/p' $(STUDY) 2>/dev/null)
 STORE := data/responses
 PART  := $(DATA)$(if $(SHARD),/shards/$(subst /,of,$(SHARD)))
 # The pairs that are looked at and published: yours, or those made here.
@@ -146,7 +151,7 @@ ANSWERS     := $(OUT)/answers$(if $(LIMIT),-first-$(LIMIT)).jsonl
 SERVE_BOTH  := $(if $(filter tiny/endpoint,$(MODEL)/$(ENGINE)),$(TINY_GGUF) $(OUT)/tuned.gguf)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure vote-plan vote vote-report report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -229,6 +234,16 @@ disclosure: $(OUT)/done $(SERVE_BOTH)  ## Do base and tuned model say that they 
 
 judge: $(OUT)/answers.jsonl  ## A proxy for votes: a judge model says which answers sound more like a person (JUDGE_MODEL=)
 	@$(PY) -m eval.judge $(OUT) --judge-model '$(JUDGE_MODEL)' --profile $(PROFILE) --store $(STORE)
+
+vote-plan: | $(READY)  ## How many votes and raters a study needs for an effect or an interval (PLAN=)
+	@$(PY) -m eval.voteplan --study $(STUDY) $(PLAN)
+
+vote: | $(READY)  ## The voting page of STUDY at 127.0.0.1:7860 (password in STUDY_PASSWORD, organiser's token in STUDY_ADMIN_TOKEN)
+	@$(PY) -m eval.ballot --study $(STUDY)
+	@$(PY) -m eval.vote $(VOTES) --study $(STUDY)
+
+vote-report: | $(READY)  ## Table 5 with clustered intervals, and all that reviewers ask of a study of votes
+	@$(PY) -m eval.study $(VOTES)
 
 report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
 

@@ -66,7 +66,7 @@ def test_there_are_as_many_yaml_files_as_we_think():
         "axolotl/tiny.yaml",
         *(f"datagen/{name}.yaml" for name in ("config", "identity", "models", "topics")),
         *(f"eval/guards/{name}.yaml" for name in GUARDS),
-        *(f"eval/{name}.yaml" for name in ("items", "probes", "published")),
+        *(f"eval/{name}.yaml" for name in ("items", "probes", "published", "study")),
     ]
 
 

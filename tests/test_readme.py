@@ -31,6 +31,9 @@ def test_every_variable_in_the_readme_is_one_the_makefile_reads():
         "HF_TOKEN",
         "TUNED_BASE_URL",
         "PYTEST_ARGS",
+        "STUDY_PASSWORD",
+        "STUDY_ADMIN_TOKEN",
+        "VLLM_ARGS",
         "RUN",
     }
     assert used and used <= known
