@@ -71,9 +71,11 @@ ENGINE ?= endpoint
 STUDY ?= eval/study.yaml
 # Options of `make vote-plan`, such as '--rate 0.6 --width 0.03 --power 0.9 --raters 50'.
 PLAN ?=
+# Options of `make vote-demo`, such as '--raters 30 --prefer 0.6 --length 2 --careless 0.3'.
+RATERS ?=
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE STUDY PLAN PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE STUDY PLAN RATERS PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -151,7 +153,7 @@ ANSWERS     := $(OUT)/answers$(if $(LIMIT),-first-$(LIMIT)).jsonl
 SERVE_BOTH  := $(if $(filter tiny/endpoint,$(MODEL)/$(ENGINE)),$(TINY_GGUF) $(OUT)/tuned.gguf)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure vote-plan vote vote-report report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure vote-plan vote vote-demo vote-report report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -241,6 +243,9 @@ vote-plan: | $(READY)  ## How many votes and raters a study needs for an effect 
 vote: | $(READY)  ## The voting page of STUDY at 127.0.0.1:7860 (password in STUDY_PASSWORD, organiser's token in STUDY_ADMIN_TOKEN)
 	@$(PY) -m eval.ballot --study $(STUDY)
 	@$(PY) -m eval.vote $(VOTES) --study $(STUDY)
+
+vote-demo: $(OUT)/answers.jsonl  ## The whole study with simulated raters who vote through the real page, report included, in two minutes
+	@$(PY) -m eval.raters --study $(STUDY) $(RATERS)
 
 vote-report: | $(READY)  ## Table 5 with clustered intervals, and all that reviewers ask of a study of votes
 	@$(PY) -m eval.study $(VOTES)
