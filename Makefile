@@ -40,7 +40,7 @@ DRY_RUN ?=
 PUBLIC ?=
 # Licence of the published data set or model, where that of its generator model is not known.
 LICENCE ?=
-# What `make publish` pushes: adapter or merged.
+# What `make publish` pushes and `make eval` evaluates: adapter or merged.
 WHAT ?= adapter
 # Where the data set of a published model lies on the Hub, to be linked: org/name.
 DATA_REPO ?=
@@ -199,7 +199,7 @@ health: $(OUT)/margins.svg  ## Alarms over the log, settings, data and answers o
 ablate: | $(READY)  ## Run MODEL and its ablations SET, those that are missing, and put them into one table with intervals
 	@$(PY) -m train.ablate $(MODEL) --set '$(SET)' $(if $(GPUS),--gpus $(GPUS)) $(foreach v,PAIRS QUESTIONS PROFILE,'$(v)=$($(v))')
 
-# What `make ablate` needs of one run. Answers need a server of the tuned model, which only the embedded model brings along.
+# What `make ablate` needs of one run. Answers need a server of each tuned model, which the embedded model brings along, or an ENGINE that does without yours.
 measure: $(OUT)/heldout.json $(OUT)/margins.svg $(if $(filter tiny transformers vllm,$(MODEL) $(ENGINE)),$(OUT)/answers.jsonl)
 	@$(PY) -m train.health $(OUT) --data $(READY_DATA:/stats.json=)
 

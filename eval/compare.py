@@ -18,6 +18,7 @@ import numpy as np
 from datagen.files import UserError, atomic, canonical, entry, iter_jsonl, read_json, read_text, templates, write_json, write_text
 from eval import published, scores
 from train.monitor import BLUE, VERMILLION, canvas, save
+from train.recipe import base_of
 
 DATA_SETS = ("wis-k/instruction-following-eval", "SaylorTwift/bbh", "DigitalLearningGmbH/MATH-lighteval", "Idavidrein/gpqa", "TAUR-Lab/MuSR", "TIGER-Lab/MMLU-Pro")
 EQUAL = ("backend", "model", "tasks", "limit", "gen_kwargs", "batch_size", "dtype", "seed", "apply_chat_template", "fewshot_as_multiturn")  # of settings.json
@@ -119,10 +120,9 @@ def part_of(settings: dict) -> str:
 
 def result(run: Path, base: Evaluated, tuned: Evaluated) -> dict:
     columns = scores.compare(base.rows, tuned.rows)
-    name = run.name.partition("+")[0].partition("@")[0]
     return {
         "run": run.name,
-        "base": name,
+        "base": base_of(run.name),
         "kind": kind(base.settings, {task: len(rows) for task, rows in base.tasks.items()}),
         "columns": columns,
         "average difference": columns[scores.AVERAGE]["difference"] if scores.AVERAGE in columns else None,

@@ -11,11 +11,9 @@ could change a number; it holds settings.json, lm-eval.yaml (enough for `lm-eval
 """
 
 import argparse
-import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -27,8 +25,9 @@ from datagen.config import read_yaml
 from datagen.files import UserError, canonical, entry, sha256, write_json, write_text
 from eval import compare, scores
 from tiny.serve import die_with_parent
+from train.launch import end
 from train.merge import check_base, file_sha256, merged_folder, trained_hash
-from train.recipe import gpu_count
+from train.recipe import base_of, gpu_count
 
 PYTHON = Path(".venv-eval/bin/python")
 PLACE = Path("out/leaderboard")
@@ -187,10 +186,7 @@ def evaluate(settings: dict, folder: Path, cache: Path, who: str) -> None:
             last = follow(process, out, who)
         status = process.wait()
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.stdout.close()
-        process.wait()
+        end(process)
         raise
     if status:
         raise UserError(f"lm-eval ended with status {status} on the {who} model; its log is {log}" + (f": {last[:300]}" if last else ""))
@@ -230,8 +226,7 @@ def main() -> None:
     shared = common(args, gpu_count() if args.gpus is None else args.gpus, versions())
     identity = check_base(args.run, config, download=args.backend != "endpoint")[1]
     base, tuned = (of_model(shared, args, config, identity, who) for who in (False, True))
-    base_name = re.split(r"[@+]", args.run.resolve().name)[0]
-    (base_folder, base_cache), (tuned_folder, tuned_cache) = place(base, PLACE / base_name), place(tuned, args.run / "leaderboard")
+    (base_folder, base_cache), (tuned_folder, tuned_cache) = place(base, PLACE / base_of(args.run.resolve().name)), place(tuned, args.run / "leaderboard")
     missing = [(settings, folder) for settings, folder in ((base, base_folder), (tuned, tuned_folder)) if not (folder / "done").exists()]
     if missing:
         preflight(missing)

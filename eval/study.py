@@ -31,6 +31,7 @@ from eval.compare import embedded
 from eval.surface import show, wilson
 from eval.votes import export
 from train.monitor import BLUE, GREEN, ORANGE, VERMILLION, canvas, save
+from train.recipe import base_of
 
 RESAMPLES, SEED = 1000, 1
 GOLD_FAILS = 2
@@ -260,11 +261,6 @@ def style(rows: list[dict]) -> dict:
 # ---------------------------------------------------------------- Bradley and Terry
 
 
-def base_of(run: str) -> str:
-    """The base model of a run, named apart from the run: runs of one base are compared through it."""
-    return f"{run.partition('+')[0].partition('@')[0]} (base)"
-
-
 def strengths(first: np.ndarray, second: np.ndarray, wins: np.ndarray, n: np.ndarray, models: int) -> np.ndarray:
     """[fits, models] strengths (logits, mean 0) by maximum likelihood from wins [fits, pairs] of n [fits, pairs] games, first against second [pairs].
 
@@ -323,7 +319,8 @@ def bradley_terry(games: list[tuple[str, str, float]], rater: np.ndarray) -> dic
 
 def ranking(rows: list[dict]) -> dict:
     """Bradley and Terry over all pairs, and where they are more than one, the same with style differences as covariates; or why there is none."""
-    games = [(row["pair"], base_of(row["pair"]), row["tuned_won"]) for row in rows]
+    # Runs of one base are compared through it, so it is named apart from the run.
+    games = [(row["pair"], f"{base_of(row['pair'])} (base)", row["tuned_won"]) for row in rows]
     try:
         found = bradley_terry(games, column(rows, "rater"))
     except UserError as error:

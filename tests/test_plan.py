@@ -116,7 +116,6 @@ def test_what_does_not_fit_the_memory_is_refused_with_its_largest_part():
 
 def test_what_does_not_fit_the_disk_is_refused(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(20e9))
-    monkeypatch.setattr(plan.too_little_disk, "__defaults__", (shutil.disk_usage,))
     line = one_line(inside("train.plan", "llama3-8b", "--gpu", "a100-80g:2", status=1))
     assert "32.3 GB are written" in line and "20.0 GB free" in line
 

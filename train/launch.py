@@ -34,6 +34,14 @@ from train.recipe import gpu_count
 STEP = re.compile(r"\{'.*'epoch'.*\}")  # the trainer's line for a step: a Python dict of numbers
 
 
+def end(process: subprocess.Popen) -> None:
+    """Kills a child that was started in a session of its own, with all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    process.wait()
+
+
 def end_leftover(pid_file: Path) -> None:
     """Ends a training of this run that outlived a killed `make`: two would write into one folder."""
     with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError, PermissionError):
@@ -190,10 +198,7 @@ def main() -> None:
                     tail = line.strip()
         status = process.wait()
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.stdout.close()
-        process.wait()
+        end(process)
         raise
     finally:
         (args.run / f"train{name}.pid").unlink(missing_ok=True)

@@ -351,7 +351,7 @@ def existing(path: Path) -> Path:
     return path
 
 
-def too_little_disk(parts: list[tuple[str, Path, float]], free=shutil.disk_usage) -> str | None:
+def too_little_disk(parts: list[tuple[str, Path, float]]) -> str | None:
     """What to say where the disk is too small, summed over what lies on one file system."""
     needed: dict[int, tuple[Path, float]] = {}
     for _, path, size in parts:
@@ -359,8 +359,8 @@ def too_little_disk(parts: list[tuple[str, Path, float]], free=shutil.disk_usage
         device = place.stat().st_dev
         needed[device] = (needed.get(device, (place, 0))[0], needed.get(device, (place, 0))[1] + size)
     for place, size in needed.values():
-        if size > free(place).free:
-            return f"{size / GB:.1f} GB are written, and {place} has {free(place).free / GB:.1f} GB free; free some, or set HF_HOME to a larger disk for the base"
+        if size > (free := shutil.disk_usage(place).free):
+            return f"{size / GB:.1f} GB are written, and {place} has {free / GB:.1f} GB free; free some, or set HF_HOME to a larger disk for the base"
     return None
 
 

@@ -41,6 +41,11 @@ def ablations() -> list[str]:
     return names(BASES / "ablations")
 
 
+def base_of(run: str) -> str:
+    """The base in a run's name: <base>[@set][+ablation]."""
+    return run.partition("+")[0].partition("@")[0]
+
+
 def compose(base: str, ablation: str | None, data: Path, run: str, gpus: int, scale: str | None = None) -> dict:
     """The configuration of a run. Raises UserError for unknown names, and for an ablation that changes nothing of this base."""
     if base not in bases():
