@@ -46,6 +46,9 @@ class Judge:
     rubric: str  # the hash of the rubric; of the places in a list, where the statements are not known
     prompt: str | None
 
+    def __str__(self) -> str:
+        return f"{self.name} (rubric {self.rubric[:16]}, prompt {(self.prompt or 'not known')[:12]})"
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -92,9 +95,9 @@ def texts(path: str, unit: str | None = None, ratings: Path | None = None) -> Te
     unit = unit or kinds[0]
     if unit != "turn" and unit != kinds[0]:
         raise UserError(f"{path}: holds {kinds[0]} pairs, so --unit {unit} cannot be; known here are {kinds[0]} and turn")
-    rated, judge = read_ratings(path, pairs, ratings)
-    if rated and unit == "turn":
-        raise UserError(f"{path}: its ratings are of whole dialogues; leave --ratings and --unit turn apart")
+    if ratings and unit != kinds[0]:
+        raise UserError(f"{ratings}: rates whole dialogues, and --unit turn takes them apart; leave one of them out")
+    rated, judge = read_ratings(path, pairs, ratings) if unit == kinds[0] else ({}, None)
     x, y, number = [], [], []
     for i, pair in enumerate(pairs):
         for side, label in (("human", 1), ("other", 0)):
@@ -264,10 +267,6 @@ def scorers(data: Texts) -> dict[str, tuple[Texts, Callable]]:
     return known
 
 
-def best(data: Texts) -> str:
-    return "surface + judge" if data.rated else SURFACE
-
-
 def stability(data: Texts, model: Model, resamples: int = RESAMPLES) -> dict[str, dict[str, float]]:
     """By trait, over bootstraps of groups: how often it is used at all, and how often with the sign that it has."""
     rng, n = np.random.default_rng(1), int(data.group.max()) + 1
@@ -340,8 +339,11 @@ def separated(human: np.ndarray, other: np.ndarray) -> float | None:
 
 
 def load(path: Path, judge: Judge | None = None) -> Model:
-    """The weights of a file. `judge`: who rated the texts that are to be scored. Raises UserError where the file was changed, or fits other traits, statements or ratings."""
-    value = read_json(path, "weights, from python -m eval.likeness … --save")
+    """The weights of a file. `judge`: who rated the texts that are to be scored.
+
+    Raises UserError where the file was changed, or was fitted on other traits, other statements or other ratings.
+    """
+    value = read_json(path)
     if not isinstance(value, dict) or value.get("form") != FORM:
         raise UserError(f"{path}: not a file of weights ({FORM}); fit one: python -m eval.likeness PAIRS --save {path}")
     told = value.pop("sha256", None)
@@ -355,10 +357,8 @@ def load(path: Path, judge: Judge | None = None) -> Model:
     if unknown := sorted(name for name in named if name not in traits.BY_ID and not value["judge"]):
         raise UserError(f"{path}: has weights of {unknown[0]}, which no surface trait is called; {again}")
     if value["judge"] and Judge(**value["judge"]) != judge:
-        other = "there are none" if judge is None else f"these are of {judge.name}, rubric {judge.rubric[:12]}, prompt {(judge.prompt or 'not known')[:12]}"
-        wanted = Judge(**value["judge"])
         raise UserError(
-            f"{path}: needs ratings by {wanted.name}, rubric {wanted.rubric[:12]}, prompt {(wanted.prompt or 'not known')[:12]}; {other}; weights say nothing of other judges"
+            f"{path}: needs ratings by {Judge(**value['judge'])}; {f'these are by {judge}' if judge else 'there are none'}; weights say nothing of other judges"
         )
     ids = tuple(sorted(named))
 
@@ -374,16 +374,15 @@ def load(path: Path, judge: Judge | None = None) -> Model:
 
 
 def together(data: Texts, test: Texts, names: tuple[str, str]) -> tuple[Texts, Texts]:
-    """Both with the traits that are defined in both, and the first without the groups whose texts stand in the second, too."""
+    """Both with the traits that are defined in both. Raises UserError where their ratings are of different judges."""
     if data.rated and test.rated and data.judge != test.judge:
-        raise UserError(
-            f"{names[1]}: rated by {test.judge.name} ({test.judge.rubric}), {names[0]} by {data.judge.name} ({data.judge.rubric}); weights do not carry over between judges"
-        )
+        raise UserError(f"{names[0]} was rated by {data.judge}, {names[1]} by {test.judge}; weights do not carry over between judges")
     ids = [name for name in data.ids if name in test.ids and not (np.isnan(data.only([name]).x).all() or np.isnan(test.only([name]).x).all())]
     return data.only(ids), test.only(ids)
 
 
 def without_shared(data: Texts, pairs: list[Pair], test: list[Pair]) -> tuple[Texts, int]:
+    """What is left of the first set without the groups that the second set holds, too, and how many pairs that leaves out."""
     seen = {text for pair in test for text in (pair.human, pair.other)} | {pair.id for pair in test if pair.kind == "dialogue"}
     bad = {pair.group for pair in pairs if {pair.human, pair.other} & seen or (pair.kind == "dialogue" and pair.id in seen)}
     out = np.array([pair.group in bad for pair in pairs])
@@ -423,6 +422,7 @@ def main() -> None:
         test = texts(args.test, args.unit, args.test_ratings)
         data, left = without_shared(data, read(args.fit), read(args.test))
         data, test = together(data, test, (args.fit, args.test))
+        best = "surface + judge" if data.rated else SURFACE
         if left:
             print(f"{left} pairs of {args.fit} stand in {args.test}, too: left out of the fit")
         print(f"fitted on {len(data.group)} pairs of {args.fit}, tried on {len(test.group)} of {args.test} ({len(data.ids)} traits defined in both)")
@@ -433,11 +433,14 @@ def main() -> None:
             rows[name] = measures(by_side(seen, raw)[None], test.group)
         print("\n".join(table(rows)))
     else:
+        best = "surface + judge" if data.rated else SURFACE
         rows = {name: measures(cross_validated(view, score, SEEDS if score is fitted else 1), data.group) for name, (view, score) in scorers(data).items()}
         print(f"{len(data.group)} pairs, {int(data.group.max()) + 1} groups of {args.fit}; {FOLDS} folds, {SEEDS} seeds; 95 % intervals (Wilson, counting groups)")
         print("\n".join(table(rows)))
         if apart := without_each_source(data.only(data.surface)):
             print("each model left out of the fit (surface): " + ", ".join(f"{name} {shown(value)} of {value['n']}" for name, value in apart.items()))
+        if data.judge and data.judge.prompt is None:
+            data = data.only(data.surface)  # no statements, no prompt: nobody can rate another text in the same way
         model = fit(data)
         kept = stability(data, model)
         print(f"weights per standard deviation, of {(model.weight != 0).sum()} traits that are used; in how many of {RESAMPLES} bootstraps with this sign:")
@@ -446,8 +449,8 @@ def main() -> None:
         if args.save:
             save(args.save, args.fit, data, model, rows | {"each model left out": apart})
             print(f"-> {args.save}")
-    final = rows[best(data)]["pairwise"]
-    print(f"the score ({best(data)}): pairwise_accuracy={final['value']:.3f} [{final['low']:.3f}, {final['high']:.3f}] n={final['n']}")
+    final = rows[best]["pairwise"]
+    print(f"the score ({best}): pairwise_accuracy={final['value']:.3f} [{final['low']:.3f}, {final['high']:.3f}] n={final['n']}")
 
 
 if __name__ == "__main__":
