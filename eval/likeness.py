@@ -301,7 +301,7 @@ def definition(name: str, data: Texts, statements: dict[str, str]) -> str:
     return statements.get(name) or f"{name.replace('-', ' ')} in a list of ratings by {data.judge.name}"
 
 
-def save(path: Path, source: str, data: Texts, model: Model, found: dict, statements: dict[str, str] | None = None) -> None:
+def save(path: Path, source: str, data: Texts, model: Model, found: dict, statements: dict[str, str]) -> None:
     """Writes weights with all that `load` checks, and what they were worth when they were fitted."""
     person = data.y == 1
     kept = stability(data, model)
@@ -317,7 +317,7 @@ def save(path: Path, source: str, data: Texts, model: Model, found: dict, statem
         "shown": found,
         "traits": {
             name: {
-                "definition": definition(name, data, statements or {}),
+                "definition": definition(name, data, statements),
                 "weight": float(model.weight[i]),
                 "mean": float(model.mean[i]),
                 "sd": float(model.sd[i]) if math.isfinite(model.sd[i]) else 0.0,
@@ -416,6 +416,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="where to keep the weights")
     args = parser.parse_args()
     rubric = load_rubric(args.rubric) if args.ratings else None
+    statements = rubric.statements if rubric else {}
     data = texts(args.fit, args.unit, args.ratings, rubric)
     if int(data.group.max()) + 1 < FOLDS:
         raise UserError(f"{args.fit}: {int(data.group.max()) + 1} groups are too few to learn from; at least {FOLDS} are needed")
@@ -446,9 +447,9 @@ def main() -> None:
         kept = stability(data, model)
         print(f"weights per standard deviation, of {(model.weight != 0).sum()} traits that are used; in how many of {RESAMPLES} bootstraps with this sign:")
         for i in sorted(np.flatnonzero(model.weight), key=lambda i: -abs(model.weight[i])):
-            print(f"{data.ids[i]:20} {model.weight[i]:+.2f}   {100 * kept[data.ids[i]]['same sign']:.0f} %   {definition(data.ids[i], data, {})}")
+            print(f"{data.ids[i]:20} {model.weight[i]:+.2f}   {100 * kept[data.ids[i]]['same sign']:.0f} %   {definition(data.ids[i], data, statements)}")
         if args.save:
-            save(args.save, args.fit, data, model, rows | {"each model left out": apart}, rubric.statements if rubric else None)
+            save(args.save, args.fit, data, model, rows | {"each model left out": apart}, statements)
             print(f"-> {args.save}")
     final = rows[best]["pairwise"]
     print(f"the score ({best}): pairwise_accuracy={final['value']:.3f} [{final['low']:.3f}, {final['high']:.3f}] n={final['n']}")
