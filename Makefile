@@ -248,7 +248,7 @@ vote-demo: $(OUT)/answers.jsonl  ## The whole study with simulated raters who vo
 	@$(PY) -m eval.raters --study $(STUDY) $(RATERS)
 
 vote-report: | $(READY)  ## Table 5 with clustered intervals, and all that reviewers ask of a study of votes
-	@$(PY) -m eval.study $(VOTES)
+	@$(PY) -m eval.studyreport $(VOTES)
 
 report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
 

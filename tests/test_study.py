@@ -8,7 +8,7 @@ from conftest import inside, one_line
 from scipy import special, stats
 
 from datagen.files import UserError, canonical, sha256, write_json, write_jsonl
-from eval import study, surface
+from eval import study, studyreport, surface
 
 COUNTS = ("characters", "words", "emoji", "bold", "lists", "headings")
 
@@ -339,7 +339,7 @@ def lock(place, simulated=False) -> None:
 
 
 def test_the_report_names_its_votes_and_shows_answers_inert(folder):
-    done = inside("eval.study", folder)
+    done = inside("eval.studyreport", folder)
     found = json.loads((folder / "report.json").read_text())
     assert (found["votes"], found["raters"], found["questions"], found["whose"]) == (24, 12, 2, "people's votes")
     page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
@@ -362,7 +362,7 @@ def test_votes_of_people_are_handed_to_the_judge(folder):
     from eval import judge
 
     rows = study.joined(folder)
-    study.votes_for_judge(folder, rows, False)
+    studyreport.votes_for_judge(folder, rows, False)
     votes = judge.read_votes(folder.parent.parent / "tiny" / "votes.jsonl")
     assert len(votes) == 24 and {question for question, _ in votes} == {"q1", "q2"}
     assert sum(choice == "tuned" for _, choice in votes) == sum(row["tuned_won"] == 1 for row in rows)
@@ -370,7 +370,7 @@ def test_votes_of_people_are_handed_to_the_judge(folder):
 
 def test_simulated_raters_are_called_so_in_every_title_and_are_no_people_to_the_judge(folder):
     lock(folder, simulated=True)
-    inside("eval.study", folder)
+    inside("eval.studyreport", folder)
     text = (folder / "report.md").read_text()
     titles = [line for line in text.splitlines() if line.startswith(("#", "!["))]
     assert len(titles) > 12 and all("(simulated raters)" in title for title in titles) and "people's votes" not in text
@@ -380,9 +380,9 @@ def test_simulated_raters_are_called_so_in_every_title_and_are_no_people_to_the_
 
 def test_a_key_that_was_changed_after_the_freeze_is_one_line(folder):
     write_json(folder / "key.json", KEY | {"q3-tiny": {}})
-    assert "key.json: is not the file that the study was frozen with" in one_line(inside("eval.study", folder, status=1))
+    assert "key.json: is not the file that the study was frozen with" in one_line(inside("eval.studyreport", folder, status=1))
 
 
 def test_a_study_without_votes_is_one_line(folder, monkeypatch):
     monkeypatch.setattr(study, "export", lambda _: [])
-    assert "no vote on a pair of answers yet" in one_line(inside("eval.study", folder, status=1))
+    assert "no vote on a pair of answers yet" in one_line(inside("eval.studyreport", folder, status=1))
