@@ -7,9 +7,9 @@ Fixed before any data, and not fitted to them:
   effective number of raters less 1. Beside it stand the interval by rater alone with t(G - 1), and Wilson's and the exact binomial one, which hold only
   if votes were independent. Where all raters chose alike, resampling sees no variance: then it is Wilson's with raters in the place of votes.
 - A tie is half a vote for each side. The exact test leaves ties out, as a sign test does.
-- A rater is careless who fails GOLD_FAILS gold pairs or more (a tie on a gold pair is a failure), or whose median time, by the browser's clock,
-  is below the study's minimum (by the server's, which counts the way there and back, such votes are not taken).
-  The main table keeps everybody; the one without careless raters stands beside it.
+- Who is careless is a rule of the study's file (`careless` in eval/study.yaml), frozen before the first vote; a tie on a gold pair is a failure. Time is the
+  browser's: by the server's, which counts the way there and back, votes that are too fast are not taken.
+  The main table keeps everybody; the results without careless raters stand beside it.
 - Style differences are tuned less base, (t - o) / (t + o) of each count, 0 where neither has any, counted before emoji were removed. They are not
   centred: with one fixed direction, centring would give the style's share of the effect back to the model.
 
@@ -25,12 +25,12 @@ from scipy.sparse import csgraph
 from datagen.files import UserError, read_json
 from eval import glmm
 from eval.ballot import frozen
+from eval.studyfile import Careless
 from eval.surface import wilson
 from eval.votes import export
 from train.recipe import base_of
 
 RESAMPLES, SEED = 1000, 1
-GOLD_FAILS = 2
 STYLE = {"length": "characters", "bold": "bold", "lists": "lists", "headings": "headings", "emoji": "emoji"}
 NEAR = 0.1  # of a style difference: answers that close count as of equal style
 BINS = ((1, 5), (6, 10), (11, 20), (21, 10**6))  # positions within a rater's session
@@ -384,7 +384,7 @@ def agreement(rows: list[dict]) -> dict:
 # ---------------------------------------------------------------- raters
 
 
-def attention(rows: list[dict], minimum: float) -> list[dict]:
+def attention(rows: list[dict], rule: Careless) -> list[dict]:
     """One row a rater, most failures first: gold pairs failed, repeats answered otherwise, median seconds, and why the rule leaves them out (or None)."""
     found = []
     mine: dict[str, list[dict]] = {}
@@ -394,15 +394,16 @@ def attention(rows: list[dict], minimum: float) -> list[dict]:
         gold, repeats = ([row[what] for row in votes if row[what] is not None] for what in ("gold_right", "repeat_same"))
         median = float(np.median([row["seconds_client"] for row in votes]))
         failed = gold.count(False)
-        reasons = [f"{failed} gold pairs failed"] if failed >= GOLD_FAILS else []
-        reasons += [f"median time {median:.1f} s, below {minimum:g} s"] if median < minimum else []
+        reasons = [f"{failed} gold pairs failed"] if rule.gold_failed and failed >= rule.gold_failed else []
+        reasons += [f"median time {median:.1f} s, below {rule.median_seconds:g} s"] if median < rule.median_seconds else []
         numbers = {"votes": sum(row["kind"] == "main" for row in votes), "gold": len(gold), "gold failed": failed, "repeats": len(repeats)}
         found.append({"rater": rater} | numbers | {"repeats changed": repeats.count(False), "median seconds": median, "careless": "; ".join(reasons) or None})
     return sorted(found, key=lambda row: (row["careless"] is None, -row["gold failed"], -row["repeats changed"], row["rater"]))
 
 
 def without(rows: list[dict], raters: set[str]) -> dict | None:
-    """A pair's share without some raters, and by how much they moved it (paired: all votes but theirs stand in both); None where nobody is left."""
+    """A pair's share without some raters, by how much they moved it (paired: all votes but theirs stand in both), and the other main results without
+    them; None where nobody is left."""
     y, rater, question = (column(rows, name) for name in ("tuned_won", "rater", "question"))
     kept = ~np.isin(rater, sorted(raters))
     if not kept.any():
@@ -411,7 +412,14 @@ def without(rows: list[dict], raters: set[str]) -> dict | None:
     influence = np.where(kept, (y - rest["value"]) / kept.sum(), 0) - (y - y.mean()) / len(y)
     variance, df = glmm.spread(influence, rater, question)
     difference, half = rest["value"] - float(y.mean()), float(stats.t.ppf(0.975, df) * np.sqrt(variance))
-    return rest | {"difference": finite((difference, difference - half, difference + half)), "left out": len(np.unique(rater[~kept]))}
+    others = [row for row, stays in zip(rows, kept, strict=True) if stays]
+    return rest | {
+        "difference": finite((difference, difference - half, difference + half)),
+        "left out": len(np.unique(rater[~kept])),
+        "equal style": style(others)["controlled"]["share"],
+        "left": sides(others)["left"],
+        "alpha blind": agreement(others)["alpha blind"],
+    }
 
 
 def one_left_out(rows: list[dict]) -> dict | None:
@@ -484,15 +492,17 @@ def paper() -> list[dict]:
 def result(folder: Path) -> dict:
     """Everything in report.json. Raises UserError where there are no votes yet, or a file is not the one that the study was frozen with."""
     lock = frozen(folder)
+    if "careless" not in lock["settings"]:
+        raise UserError(f"{folder / 'study.lock.json'}: freezes no rule of who is careless, so it was made by an earlier version; use that one for its report")
     facts = {"study": lock["study"], "folder": str(folder), "questions left out": lock["questions"]["left out"]}
-    return facts | statistics(joined(folder), lock["simulated"], lock["settings"]["minimum_seconds"])
+    return facts | statistics(joined(folder), lock["simulated"], Careless(**lock["settings"]["careless"]))
 
 
-def statistics(rows: list[dict], simulated: bool, minimum: float) -> dict:
+def statistics(rows: list[dict], simulated: bool, rule: Careless) -> dict:
     pairs = by_pair(rows)
     if not pairs:
         raise UserError("there is no vote on a pair of answers yet; open the page with `make vote`, and run this again when people have voted")
-    everybody = attention(rows, minimum)
+    everybody = attention(rows, rule)
     careless = {row["rater"] for row in everybody if row["careless"]}
     main = [row for votes in pairs.values() for row in votes]
     gold, repeats = ([row for row in rows if row[what] is not None] for what in ("gold_right", "repeat_same"))
@@ -503,7 +513,7 @@ def statistics(rows: list[dict], simulated: bool, minimum: float) -> dict:
         "raters": len({row["rater"] for row in main}),
         "questions": len({row["question"] for row in main}),
         "ties": sum(row["tuned_won"] == 0.5 for row in main),
-        "minimum seconds": minimum,
+        "careless rule": str(rule),
         "pairs": {name: pair_of(votes, careless) for name, votes in pairs.items()},
         "sides": sides(main),
         "ranking": ranking(main),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datagen.files import entry, read_text, templates, write_json, write_jsonl, write_text
 from eval.compare import embedded
-from eval.study import DESIGN_EFFECTS, GOLD_FAILS, NEAR, PAPER_VOTES, RESAMPLES, by_pair, joined, result
+from eval.study import DESIGN_EFFECTS, NEAR, PAPER_VOTES, RESAMPLES, by_pair, joined, result
 from eval.surface import show
 from train.monitor import BLUE, GREEN, ORANGE, VERMILLION, canvas, save
 
@@ -188,14 +188,33 @@ def tables(found: dict) -> list[dict]:
     )
     checks = found["attention"]
     table(
-        "Attention and careless raters",
-        ["pair", "all raters*", "without careless*", "difference*", "raters left out*"],
+        "Attention, and the results without careless raters",
+        ["pair", "raters", "chosen*", "difference*", "chosen at equal style*", "left was chosen*", "alpha, blind labels*", "votes*", "raters*"],
         [
-            [name, of(pair["selection"]), of(w), show(w["difference"], True, True) if w and w["left out"] else "–", w["left out"] if w else "all"]
+            row
             for name, pair in pairs.items()
             for w in [pair["without careless"]]
+            for row in (
+                [
+                    *(name, "all", of(pair["selection"]), "", shares(pair["style"]["controlled"]["share"]), of(pair["sides"]["left"])),
+                    *(plain(found["agreement"][name]["alpha blind"], ".2f"), pair["selection"]["n"], pair["selection"]["raters"]),
+                ],
+                [
+                    *(
+                        name,
+                        f"without {w['left out']} careless",
+                        of(w),
+                        show(w["difference"], True, True) if w["left out"] else "–",
+                        shares(w["equal style"]),
+                        of(w["left"]),
+                    ),
+                    *(plain(w["alpha blind"], ".2f"), w["n"], w["raters"]),
+                ]
+                if w
+                else [name, "without careless", *["–"] * 5, 0, 0],
+            )
         ],
-        f"Rule, fixed before data: {GOLD_FAILS} gold pairs failed or more, or a median time below {found['minimum seconds']:g} s by the browser's clock.",
+        f"Careless, by the rule that was frozen with the study before its first vote: {found['careless rule']}.",
         *(f"{what}: {of(checks[k])} of {checks[k]['n']}." for k, what in CHECKS.items() if checks[k]),
     )
     table(

@@ -9,6 +9,7 @@ from scipy import special, stats
 
 from datagen.files import UserError, canonical, sha256, write_json, write_jsonl
 from eval import study, studyreport, surface
+from eval.studyfile import Careless
 
 COUNTS = ("characters", "words", "emoji", "bold", "lists", "headings")
 
@@ -248,13 +249,15 @@ def test_two_failed_golds_or_haste_make_a_rater_careless_and_one_does_not():
     rows = [vote(r, f"q{i}", 1.0) for r in ("good", "bad", "once") for i in range(3)] + [vote("hasty", "q1", seconds_client=0.3)]
     rows += [gold("good", True), gold("bad", False), gold("bad", False), gold("once", False), gold("once", True)]
     rows += [vote("once", kind="repeat", repeat_same=False)]
-    found = study.attention(rows, 0.8)
+    found = study.attention(rows, Careless(gold_failed=2, median_seconds=0.8))
     assert {row["rater"]: row["careless"] for row in found} == {
         "bad": "2 gold pairs failed",
         "hasty": "median time 0.3 s, below 0.8 s",
         "once": None,
         "good": None,
     }
+    assert not any(row["careless"] for row in study.attention(rows, Careless(gold_failed=None, median_seconds=0)))
+    assert [row["careless"] for row in study.attention(rows, Careless(gold_failed=1, median_seconds=0)) if row["rater"] == "once"] == ["1 gold pairs failed"]
     assert [(row["votes"], row["gold failed"], row["gold"], row["repeats changed"]) for row in found if row["rater"] == "once"] == [(3, 1, 2, 1)]
 
 
@@ -331,8 +334,8 @@ def folder(tmp_path, monkeypatch):
     return place
 
 
-def lock(place, simulated=False) -> None:
-    settings = {"minimum_seconds": 0.8}
+def lock(place, simulated=False, settings=None) -> None:
+    settings = {"careless": {"gold_failed": 2, "median_seconds": 0.8}} if settings is None else settings
     hashes = {f"{name.split('.')[0]}_sha256": sha256((place / name).read_bytes()) for name in ("items.jsonl", "key.json")}
     facts = {"study": "pilot", "simulated": simulated, "questions": {"left out": {"cut off": 2}}}
     write_json(place / "study.lock.json", hashes | facts | {"settings_sha256": sha256(canonical(settings)), "settings": settings})
@@ -381,6 +384,22 @@ def test_simulated_raters_are_called_so_in_every_title_and_are_no_people_to_the_
 def test_a_key_that_was_changed_after_the_freeze_is_one_line(folder):
     write_json(folder / "key.json", KEY | {"q3-tiny": {}})
     assert "key.json: is not the file that the study was frozen with" in one_line(inside("eval.studyreport", folder, status=1))
+
+
+def test_the_report_states_the_frozen_rule_and_gives_the_results_with_and_without(folder):
+    inside("eval.studyreport", folder)
+    [block] = [block for block in blocks((folder / "report.md").read_text()) if block[0].startswith("| pair | raters | chosen")]
+    everybody, without = ([cell.strip() for cell in line.split("|")[1:-1]] for line in block[1:])
+    assert (everybody[1], everybody[-2:]) == ("all", ["24", "12"]) and (without[1], without[-2:]) == ("without 0 careless", ["24", "12"])
+    rule = {"careless": {"gold_failed": 1, "median_seconds": 0.0}}
+    lock(folder, settings=rule)
+    inside("eval.studyreport", folder)
+    text = (folder / "report.md").read_text()
+    assert "frozen with the study before its first vote: 1 gold pairs failed or more." in text and "| without 2 careless |" in text
+    found = json.loads((folder / "report.json").read_text())["pairs"]["tiny"]["without careless"]
+    assert (found["n"], found["raters"], found["left out"]) == (20, 10, 2)
+    lock(folder, settings={})
+    assert "freezes no rule of who is careless" in one_line(inside("eval.studyreport", folder, status=1))
 
 
 def test_a_study_without_votes_is_one_line(folder, monkeypatch):
