@@ -10,6 +10,10 @@ Fixed before any data, and not fitted to them:
 - Who is careless is a rule of the study's file (`careless` in eval/study.yaml), frozen before the first vote; a tie on a gold pair is a failure. Time is the
   browser's: by the server's, which counts the way there and back, votes that are too fast are not taken.
   The main table keeps everybody; the results without careless raters stand beside it.
+- On a scale of five points the tables above take the side only; beside them stand the mean of the points (-2: clearly the base's, 2: clearly the tuned
+  model's) and a cumulative logit model with cuts that mirror each other (eval.glmm.Cumulative), over all votes and for a typical rater and question.
+- Every effect but the mixed models' is over all raters and questions (marginal), which is what the raw share estimates; one rater's effect on the logit
+  scale is larger (eval.glmm).
 - Style differences are tuned less base, (t - o) / (t + o) of each count, 0 where neither has any, counted before emoji were removed. They are not
   centred: with one fixed direction, centring would give the style's share of the effect back to the model.
 
@@ -53,8 +57,8 @@ DESIGN_EFFECTS = (1.0, 1.5, 3.5)
 
 def joined(folder: Path) -> list[dict]:
     """The votes of a study with what the page did not know. One row a vote: rater, question, item, pair, kind, position, seconds (server),
-    seconds_client, tuned_won (1, 0, 0.5; None for gold), tuned_left, label (a, b or tie: the blind label), gold_right, repeat_same, style (tuned
-    less base, see above), questionnaire."""
+    seconds_client, tuned_won (1, 0, 0.5; None for gold), points (of five, -2 to 2 for the tuned model; else None), tuned_left, label (a, b or tie: the
+    blind label), gold_right, repeat_same, style (tuned less base, see above), questionnaire."""
     return join(export(folder), read_json(folder / "key.json"))
 
 
@@ -64,7 +68,8 @@ def join(rows: list[dict], key: dict) -> list[dict]:
         made = {name: row[name] for name in ("rater", "item", "pair", "kind", "position", "gold_right", "repeat_same")}
         made |= {"question": row["question_id"], "seconds": row["seconds_server"], "label": row["chosen"] or "tie"}
         made["seconds_client"] = row["seconds_server"] if row["seconds_client"] is None else row["seconds_client"]
-        made |= {"questionnaire": {name: value for name, value in row.items() if name not in COLUMNS}, "tuned_won": None, "tuned_left": None, "style": None}
+        made |= {"questionnaire": {name: value for name, value in row.items() if name not in COLUMNS}}
+        made |= dict.fromkeys(("tuned_won", "points", "tuned_left", "style"))
         if row["kind"] != "gold":
             if row["item"] not in key:
                 raise UserError(f"key.json has no item {row['item']}, on which there is a vote; it belongs to another study")
@@ -72,6 +77,8 @@ def join(rows: list[dict], key: dict) -> list[dict]:
             tuned = "a" if sides["a"] == "tuned" else "b"
             made["tuned_won"] = 0.5 if row["chosen"] is None else float(row["chosen"] == tuned)
             made["tuned_left"] = row["left_is"] == tuned
+            if isinstance(row["choice"], int):
+                made["points"] = -row["choice"] if made["tuned_left"] else row["choice"]
             made["style"] = differences(*(sides["style"][side] for side in (tuned, "b" if tuned == "a" else "a")))
         found.append(made)
     return found
@@ -157,14 +164,18 @@ def holm(p: list[float | None]) -> list[float | None]:
     return adjusted
 
 
+def intercepts(rater: np.ndarray, question: np.ndarray) -> tuple[dict[str, np.ndarray], str | None]:
+    """(factors of a mixed model, a note). The question's intercept is fitted only with 3 votes a question or more: below, its variance cannot be told."""
+    each = len(question) / len(np.unique(question))
+    if each >= 3:
+        return {"rater": rater, "question": question}, None
+    return {"rater": rater}, f"{each:.1f} votes a question: no intercept for questions, whose variance cannot be told below 3"
+
+
 def mixed(rows: list[dict], raw: float) -> dict:
-    """The mixed model of a pair. The question's intercept is fitted only with 3 votes a question or more: below, its variance cannot be told."""
+    """The mixed model of a pair; see `intercepts`."""
     y, rater, question = (column(rows, name) for name in ("tuned_won", "rater", "question"))
-    factors, note = {"rater": rater}, None
-    if len(y) >= 3 * len(np.unique(question)):
-        factors["question"] = question
-    else:
-        note = f"{len(y) / len(np.unique(question)):.1f} votes a question: no intercept for questions, whose variance cannot be told below 3"
+    factors, note = intercepts(rater, question)
     found = {"n": len(y), "model": "1" + "".join(f" + (1|{name})" for name in factors), "note": note, "typical": None}
     if len(np.unique(rater)) < 3 or not 0 < raw < 1:
         return found | {"note": "not fitted: it needs 3 raters, and votes for both models"}
@@ -180,6 +191,41 @@ def mixed(rows: list[dict], raw: float) -> dict:
         "deviance": fitted.deviance,
         "changes": over[0] - raw,
     }
+
+
+# ---------------------------------------------------------------- five points
+
+POINTS = (2, 1, 0, -1, -2)  # from clearly the tuned model's to clearly the base's
+
+
+def five(rows: list[dict]) -> dict | None:
+    """Votes on a scale of five points, tuned less base; None where the study asked for sides only.
+
+    mean: with the study's interval, on the scale moved to 0 to 1, so that it cannot leave the scale; p of a mean of 0. location: of the cumulative logit
+    model, 0 where neither is preferred: over all raters and questions with errors clustered by both, and of a typical rater and question by the mixed model,
+    whose question intercept needs 3 votes a question as in `mixed`. dichotomised: the logit of the share, beside it."""
+    if any(row["points"] is None for row in rows):
+        return None
+    points, rater, question = (column(rows, name) for name in ("points", "rater", "question"))
+    ones = np.ones((len(rows), 1))
+    whole = share((points + 2) / 4, rater, question)
+    mean = whole | {"value": float(points.mean()), "interval": [4 * x - 2 for x in whole["interval"]]}
+    found = {"n": len(rows), "mean": mean, "counts": {str(k): int((points == k).sum()) for k in POINTS}}
+    found |= {"location": None, "typical": None, "sds": None, "note": None}
+    found["dichotomised"] = finite(glmm.clustered(column(rows, "tuned_won"), ones, rater, question).interval(np.ones(1)))
+    if not points.any():
+        return found | {"note": "no vote is for either side"}
+    votes = glmm.Cumulative(points)
+    plain = glmm.clustered(votes, ones, rater, question)
+    found["location"] = finite(plain.interval(np.eye(1 + votes.cuts)[0]))
+    factors, found["note"] = intercepts(rater, question)
+    if len(np.unique(rater)) < 3 or votes.alike:
+        return found | {"note": "no mixed model: it needs 3 raters, and votes on more than one point"}
+    fitted = glmm.fit(votes, ones, list(factors.values()))
+    if not fitted.converged:
+        return found | {"note": "the likelihood of the mixed model has no maximum that could be found"}
+    found["typical"] = (fitted.coefficients[0] + np.array([0, -1.959964, 1.959964]) * fitted.errors[0]).tolist()
+    return found | {"sds": dict(zip(factors, fitted.sds.tolist(), strict=True))}
 
 
 # ---------------------------------------------------------------- sides and style
@@ -537,6 +583,7 @@ def pair_of(votes: list[dict], careless: set[str]) -> dict:
     return {
         "selection": chosen,
         "mixed": mixed(votes, chosen["value"]),
+        "five": five(votes),
         "sides": sides(votes),
         "style": style(votes),
         "without careless": without(votes, careless),

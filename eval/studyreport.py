@@ -15,6 +15,7 @@ from eval.surface import show
 from train.monitor import BLUE, GREEN, ORANGE, VERMILLION, canvas, save
 
 FEW = 10  # raters: with fewer, intervals are only a rough guide, and the report says so
+FIVE = ("tuned, clearly", "tuned, rather", "no difference", "base, rather", "base, clearly")
 CHECKS = {"gold": "Gold pairs judged rightly", "repeats": "Repeated pairs, sides swapped, judged the same"}
 
 
@@ -112,7 +113,29 @@ def tables(found: dict) -> list[dict]:
         ],
         *dict.fromkeys(pair["mixed"]["note"] for pair in pairs.values() if pair["mixed"]["typical"] and pair["mixed"]["note"]),
         "Laplace approximation (eval/glmm.py), Wald intervals; sds on the logit scale. Over all: the typical logit averaged over raters and questions, the quantity "
-        "that the raw share estimates.",
+        "that the raw share estimates. Every other effect in this report is over all raters and questions too: on the logit scale it lies nearer to 0 than a typical "
+        "rater's, the more so the more raters and questions differ.",
+    )
+    scaled = {name: pair["five"] for name, pair in pairs.items() if pair["five"]}
+    table(
+        "Five points",
+        ["pair", "mean, -2 to 2*", "p*", *(f"{what}*" for what in FIVE), "location, logit*", "of a typical rater and question*", "of the side alone, logit*", "votes*"],
+        [
+            [
+                name,
+                plain([f["mean"]["value"], *f["mean"]["interval"]]),
+                chance(f["mean"]["p"]),
+                *(f"{100 * n / f['n']:.1f} %" for n in f["counts"].values()),
+                *(plain(f[k]) for k in ("location", "typical", "dichotomised")),
+                f["n"],
+            ]
+            for name, f in scaled.items()
+        ],
+        "Mean: clustered by rater and question; 0: no preference. Location: of a cumulative logit model with cuts that mirror each other, so that 0 is no preference "
+        "too; over all raters and questions (clustered), and of a typical rater on a typical question (random intercepts, Laplace approximation, Wald "
+        "interval), which is further from 0. Of the side alone: the logit of the share in the first table, for comparison. The shares of points describe the votes "
+        "and carry no interval.",
+        *(f"{name}: {f['note']}." for name, f in scaled.items() if f["note"]),
     )
     everywhere = {"all pairs": found["sides"]} if len(pairs) > 1 else {}
     table(
