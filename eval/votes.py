@@ -184,8 +184,9 @@ def recount(db: sqlite3.Connection, item: str) -> None:
 def load(db: sqlite3.Connection, items: list[dict], events: list[dict], now: float) -> None:
     """Fills empty tables from events. Takes them kind by kind, so the order of their files does not matter; of several of one name the first counts.
 
-    An assignment is voted if there is its vote; else open if it is the rater's latest and its time is not over; else expired. Raises UserError for an
-    item that is not in `items`.
+    An assignment is voted if there is its vote; else open if it is the rater's latest and its time is not over; else expired. Two pages of one study, such as a
+    Space and the one that takes its place, may both have shown a rater the same question, or two at one position: the vote that came first counts, and the
+    later position is the next free one. Raises UserError for an item that is not in `items`.
     """
     of = defaultdict(dict)
     for event in sorted(events, key=lambda event: event["t"]):
@@ -204,17 +205,36 @@ def load(db: sqlite3.Connection, items: list[dict], events: list[dict], now: flo
     for (rater, tries), event in of["quiz"].items():
         db.execute("UPDATE rater SET quiz_tries = max(quiz_tries, ?), quiz_passed = max(coalesce(quiz_passed, 0), ?) WHERE rater = ?", [tries, event["passed"], rater])
     latest = {event["rater"]: token for token, event in of["served"].items()}
+    if lost := next((token for token in of["vote"] if token not in of["served"]), None):
+        raise UserError(f"a vote has no ballot ({lost}): a file events-*.jsonl is missing here; put it back, no vote can be counted without it")
+    judged, counted, places = set(), set(), defaultdict(set)
+    for token in sorted(of["vote"], key=lambda token: of["served"][token]["kind"] == "repeat"):  # by time, and repeats after what they repeat
+        served = of["served"][token]
+        if once(served) not in judged and (served["source"] is None or served["source"] in counted):
+            judged.add(once(served))
+            counted.add(token)
     for token, event in of["served"].items():
-        state = "voted" if token in of["vote"] else "open" if latest[event["rater"]] == token and event["expires_at"] > now else "expired"
+        free = once(event) not in judged and (event["source"] is None or event["source"] in counted)
+        state = "voted" if token in counted else "open" if free and latest[event["rater"]] == token and event["expires_at"] > now else "expired"
+        if state != "expired":
+            taken = places[event["rater"]]
+            event = event | {"position": event["position"] if event["position"] not in taken else max(taken) + 1}
+            taken.add(event["position"])
         columns = ("rater", "item", "question_id", "pair", "kind", "position", "left_is", "source", "expires_at")
         insert(db, "assignment", token=token, served_at=event["t"], state=state, **{key: event[key] for key in columns})
-    for token, event in of["vote"].items():
+    for token in counted:
+        event = of["vote"][token]
         columns = ("rater", "question_id", "kind", "choice", "chosen", "seconds_server", "seconds_client", "layout", "input")
         insert(db, "vote", token=token, received_at=event["t"], **{key: event[key] for key in columns})
     for rater, event in of["withdrawn"].items():
         withdraw(db, rater, event["t"])
     for item in {event["item"] for event in of["served"].values()}:
         recount(db, item)
+
+
+def once(served: dict) -> tuple:
+    """What a rater judges once: a question, and a repeat of an earlier vote."""
+    return (served["rater"], "repeat", served["source"]) if served["kind"] == "repeat" else (served["rater"], "question", served["question_id"])
 
 
 def withdraw(db: sqlite3.Connection, rater: str, now: float) -> None:
