@@ -39,7 +39,7 @@ def fetch(folder: Path, repo: str) -> int:
 
     Raises UserError where the Hub cannot be reached or refuses, where the data set is public, and where neither side has the study: a page that went on without
     the earlier events would ask people again what they have judged."""
-    from huggingface_hub import HfApi, errors, hf_hub_download
+    from huggingface_hub import HfApi, errors
 
     token, written = secret(), 0
     api = HfApi(token=token)
@@ -56,7 +56,7 @@ def fetch(folder: Path, repo: str) -> int:
     with tempfile.TemporaryDirectory() as place:
         for name in sorted(wanted):
             with one_line(repo, token):
-                path = hf_hub_download(repo, name, repo_type="dataset", revision=info.sha, local_dir=place, token=token)
+                path = api.hf_hub_download(repo, name, repo_type="dataset", revision=info.sha, local_dir=place)
             new, here = Path(path).read_bytes(), folder / Path(name).name
             if not here.exists() or (len(new) > here.stat().st_size and new.startswith(here.read_bytes())):
                 with atomic(here, "wb") as file:
@@ -82,11 +82,13 @@ def keep(folder: Path, repo: str, lock: "threading.RLock", every: float = EVERY)
     api = HfApi(token=token)
 
     class Events(CommitScheduler):
-        """The library's scheduler, with three things of its own mended: its lock is not the store's, a line written in the tick of the clock in which it looked
-        at a file's time would wait for the next line, and what failed is said with a traceback."""
+        """The library's scheduler (huggingface_hub 1.17), with four things mended: its lock is not the store's; its first commit may begin before it knows that it
+        was not stopped, and then is none; a line written in the tick of the clock in which it looked at a file's time would wait for the next line; and what
+        fails ends in a log only."""
 
         lock = property(lambda self: lock, lambda self, value: None)
-        failed, sizes = False, {}
+        _CommitScheduler__stopped = failed = False
+        sizes: dict[Path, int] = {}  # noqa: RUF012  (replaced as a whole)
 
         def push_to_hub(self):
             with lock:
