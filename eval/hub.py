@@ -6,7 +6,7 @@
 Each start of a page writes a file of its own, events-<uuid>.jsonl, so two pages never write the same one, and the state is a function of all of them
 (eval.votes): a Space that is rebuilt fetches them, and goes on where it was. What is committed are whole lines, read while no vote is being written.
 Where a page ends by itself or by SIGTERM (a rebuild, a restart, a pause), its last votes are committed first. A machine that dies without warning
-takes with it at most the votes since the last commit; a Space with persistent storage, whose folder lies there, not even those.
+takes with it at most the votes since the last commit.
 
 Not the database: a WAL database copied while it is open is empty. A file that is here already is replaced only by one that goes on from it, so events
 that were erased here (`python -m eval.votes --erase`) do not come back. The Hub keeps old commits, though: to erase there too, delete the data set's history.
