@@ -57,14 +57,15 @@ if __name__ == "__main__":
 
 
 def modules(starts: tuple[str, ...] = STARTS) -> list[Path]:
-    """Files of our own modules that `starts` import, at their head or within a function, and of their packages; sorted, relative to the repository."""
+    """Files of our own modules that `starts` import at their head, and of their packages; sorted, relative to the repository. What is imported within a
+    function is for other commands, such as the push of `eval.votes`."""
     found, waiting = set(), list(starts)
     while waiting:
         path = Path(*waiting.pop().split(".")).with_suffix(".py")
         if path in found or not (ROOT / path).is_file():
             continue
         found |= {path, *(folder / "__init__.py" for folder in path.parents if folder.name)}
-        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
