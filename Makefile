@@ -320,7 +320,7 @@ $(DATA)/honest-%.jsonl: $(DATA)/honest.key $(SERVED) datagen/honest.py datagen/f
 	@echo '== honest answers about being an AI'
 	@$(SERVE) $(PY) -m datagen.honest $@ --pairs $* --profile $(PROFILE) --store $(STORE)
 
-$(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) $(HONEST_DATA) datagen/format.py datagen/near.py datagen/balance.py | $(READY)
+$(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) $(HONEST_DATA) datagen/format.py datagen/near.py datagen/balance.py datagen/emojis.py | $(READY)
 	@echo '== format'
 	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT)) $(if $(HONEST),--honest $(HONEST_DATA))
 

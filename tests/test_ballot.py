@@ -62,7 +62,7 @@ def test_the_study_in_the_repository_is_valid_and_length_is_no_clue_to_its_gold_
     assert len(read.gold) >= 12 and 1 / 3 <= longer / len(read.gold) <= 2 / 3
     assert list(read.questionnaire[0].ends) == ["under 18"] and "kept nothing" in read.questionnaire[0].ends["under 18"]
     texts = [text for pair in read.gold for text in (pair.question, pair.human, pair.machine)]
-    assert all(ballot.plain.count(text) == 0 and giveaway(text, None) is None for text in texts)
+    assert all(ballot.emojis.count(text) == 0 and giveaway(text, None) is None for text in texts)
 
 
 def test_every_fault_of_a_study_is_named_at_once(tmp_path):
