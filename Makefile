@@ -63,10 +63,18 @@ BASE_MODEL ?= auto
 TUNED_MODEL ?= auto
 # Replies of each model to each probe of `make disclosure`.
 K ?= 4
-# A judge model for `make judge` and, if named, `make disclosure`, at JUDGE_BASE_URL (else OPENAI_BASE_URL).
+# A judge model for `make judge` and, if named, `make disclosure` and `make rate`, at JUDGE_BASE_URL (else OPENAI_BASE_URL).
 JUDGE_MODEL ?=
 # What answers the held-out questions: endpoint (servers of yours; the embedded model brings its own), or the run's models by transformers or vllm.
 ENGINE ?= endpoint
+# Name of a rubric and its ratings, in data/traits/.
+NAME ?= $(DATASET:pairs-%=%)
+# Traits that `make rate` rates: our own, which need no model, or data/traits/<name>/rubric.json of `make traits`.
+RUBRIC ?= datagen/traits/rubric.json
+# 1: `make traits` takes the middle of each group of statements, without a model that merges them; the embedded model cannot.
+MEDOIDS ?= $(if $(filter tiny,$(PROFILE)),1)
+# Texts that `make rate` rates and shows, with what all would cost, instead of rating all.
+PREVIEW ?=
 # Design of a study of votes.
 STUDY ?= eval/study.yaml
 # Options of `make vote-plan`, such as '--rate 0.6 --width 0.03 --power 0.9 --raters 50'.
@@ -77,7 +85,7 @@ RATERS ?=
 FOUND ?=
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE STUDY PLAN RATERS FOUND PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE NAME RUBRIC MEDOIDS PREVIEW STUDY PLAN RATERS FOUND PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -125,6 +133,7 @@ STORE := data/responses
 PART  := $(DATA)$(if $(SHARD),/shards/$(subst /,of,$(SHARD)))
 # The pairs that are looked at and published: yours, or those made here.
 MINE  := $(or $(PAIRS),$(PART)/pairs.jsonl)
+TRAITS = data/traits/$(NAME)
 
 PY    := .venv/bin/python
 READY := .venv/ready-$(shell cat requirements-gpu.txt requirements.txt | sha256sum | cut -c1-12)
@@ -155,7 +164,7 @@ ANSWERS     := $(OUT)/answers$(if $(LIMIT),-first-$(LIMIT)).jsonl
 SERVE_BOTH  := $(if $(filter tiny/endpoint,$(MODEL)/$(ENGINE)),$(TINY_GGUF) $(OUT)/tuned.gguf)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure vote-plan vote vote-demo vote-report publish-votes report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure traits rate vote-plan vote vote-demo vote-report publish-votes report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -239,6 +248,15 @@ disclosure: $(OUT)/done $(SERVE_BOTH)  ## Do base and tuned model say that they 
 judge: $(OUT)/answers.jsonl  ## A proxy for votes: a judge model says which answers sound more like a person (JUDGE_MODEL=)
 	@$(PY) -m eval.judge $(OUT) --judge-model '$(JUDGE_MODEL)' --profile $(PROFILE) --store $(STORE)
 
+# Both always ask, as `disclosure` does: a second time takes seconds, and the files are those of the variables given.
+traits: $(if $(PAIRS),,$(MINE)) $(SERVED) | $(READY)  ## What gives the human-like side of PAIRS away: statements by a model, grouped and merged to a rubric
+	@$(SERVE) $(PY) -m datagen.traits.propose $(MINE) $(TRAITS)/statements.jsonl --profile $(PROFILE) --store $(STORE)
+	@$(if $(filter-out 0,$(MEDOIDS)),,$(SERVE)) $(PY) -m datagen.traits.cluster $(TRAITS)/statements.jsonl $(TRAITS)/rubric.json --profile $(PROFILE) --store $(STORE) $(if $(filter-out 0,$(MEDOIDS)),--medoids)
+
+rate: $(if $(PAIRS),,$(MINE)) $(if $(JUDGE_MODEL),,$(SERVED)) | $(READY)  ## A judge model rates both sides of PAIRS on the traits of RUBRIC (JUDGE_MODEL=, PREVIEW=6 for the cost)
+	@$(if $(JUDGE_MODEL),,$(SERVE)) $(PY) -m datagen.traits.rate $(MINE) $(TRAITS)/ratings.jsonl --rubric $(RUBRIC) --profile $(PROFILE) --store $(STORE) \
+	  $(if $(JUDGE_MODEL),--judge-model '$(JUDGE_MODEL)') $(if $(PREVIEW),--preview $(PREVIEW))
+
 vote-plan: | $(READY)  ## How many votes and raters a study needs for an effect or an interval (PLAN=)
 	@$(PY) -m eval.voteplan --study $(STUDY) $(PLAN)
 
@@ -267,7 +285,7 @@ tiny: $(READY)  ## Build the embedded model anew from tiny/text (4 minutes); the
 	@$(PY) -m tiny.build
 
 clean:  ## Delete what is free to make again; keeps replies, data sets, adapters and merged models
-	rm -rf out/items* out/leaderboard.* out/leaderboard/datasets out/*/prepared out/*/publish out/*/report.* out/*/margins.* out/*/training.* out/*/*.gguf out/*.gguf out/serve-*.log data/*/*/ .pytest_cache .ruff_cache
+	rm -rf out/items* out/leaderboard.* out/leaderboard/datasets out/*/prepared out/*/publish out/*/report.* out/*/margins.* out/*/training.* out/*/*.gguf out/*.gguf out/serve-*.log $(filter-out data/traits/%,$(wildcard data/*/*/)) .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean:  ## Delete everything that git does not keep, paid replies and trained models too (asks first)

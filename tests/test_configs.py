@@ -145,9 +145,8 @@ def test_the_tiny_profile_differs_only_in_endpoint_models_and_counts():
     paper, tiny = (config.load(name).model_dump() for name in ("paper", "tiny"))
     different = {f"{k}.{j}" for k in paper if isinstance(paper[k], dict) for j in paper[k] if paper[k][j] != tiny[k][j]}
     different |= {k for k in paper if not isinstance(paper[k], dict) and paper[k] != tiny[k]}
-    assert different == {"endpoint.concurrency", "answers.model", "pairs", "held_out"} | {
-        f"questions.{key}" for key in ("model", "count", "held_out", "topics", "examples", "avoid")
-    }
+    changed = {"questions": ("model", "count", "held_out", "topics", "examples", "avoid"), "traits": ("model", "count", "pairs", "schemas")}
+    assert different == {"endpoint.concurrency", "answers.model", "pairs", "held_out"} | {f"{part}.{key}" for part, keys in changed.items() for key in keys}
 
 
 def write_config(tmp_path, old, new):
