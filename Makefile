@@ -81,9 +81,11 @@ STUDY ?= eval/study.yaml
 PLAN ?=
 # Options of `make vote-demo`, such as '--raters 30 --prefer 0.6 --length 2 --careless 0.3'.
 RATERS ?=
+# How the raters of published votes were found, in your words; no apostrophe.
+FOUND ?=
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE NAME RUBRIC MEDOIDS PREVIEW STUDY PLAN RATERS PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE NAME RUBRIC MEDOIDS PREVIEW STUDY PLAN RATERS FOUND PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -162,7 +164,7 @@ ANSWERS     := $(OUT)/answers$(if $(LIMIT),-first-$(LIMIT)).jsonl
 SERVE_BOTH  := $(if $(filter tiny/endpoint,$(MODEL)/$(ENGINE)),$(TINY_GGUF) $(OUT)/tuned.gguf)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure traits rate vote-plan vote vote-demo vote-report report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure traits rate vote-plan vote vote-demo vote-report publish-votes report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -265,8 +267,11 @@ vote: | $(READY)  ## The voting page of STUDY at 127.0.0.1:7860 (password in STU
 vote-demo: $(OUT)/answers.jsonl  ## The whole study with simulated raters who vote through the real page, report included, in two minutes
 	@$(PY) -m eval.raters --study $(STUDY) $(RATERS)
 
+publish-votes: | $(READY)  ## Write the card of a study's votes and push them to REPO (DRY_RUN=1: only write; FOUND='how raters were found')
+	@$(PY) -m eval.votes $(VOTES) --push '$(REPO)' $(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(filter-out 0,$(PUBLIC)),--public) $(if $(FOUND),--found '$(FOUND)') $(if $(LICENCE),--licence '$(LICENCE)')
+
 vote-report: | $(READY)  ## Table 5 with clustered intervals, and all that reviewers ask of a study of votes
-	@$(PY) -m eval.study $(VOTES)
+	@$(PY) -m eval.studyreport $(VOTES)
 
 report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
 
@@ -333,7 +338,7 @@ $(DATA)/honest-%.jsonl: $(DATA)/honest.key $(SERVED) datagen/honest.py datagen/f
 	@echo '== honest answers about being an AI'
 	@$(SERVE) $(PY) -m datagen.honest $@ --pairs $* --profile $(PROFILE) --store $(STORE)
 
-$(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) $(HONEST_DATA) datagen/format.py datagen/near.py datagen/balance.py | $(READY)
+$(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) $(HONEST_DATA) datagen/format.py datagen/near.py datagen/balance.py datagen/emojis.py | $(READY)
 	@echo '== format'
 	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT)) $(if $(HONEST),--honest $(HONEST_DATA))
 

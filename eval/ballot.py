@@ -24,6 +24,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from datagen import emojis
 from datagen.config import read_yaml
 from datagen.files import UserError, canonical, entry, read_json, read_jsonl, sha256, write_json, write_text
 from eval import plain
@@ -111,7 +112,7 @@ def question_text(row: dict) -> str | None:
 
 def shown(text: str, study: Study) -> tuple[str, int]:
     """(the text as raters see it, emoji removed)."""
-    return plain.remove(text) if study.emoji == "removed" else (text, 0)
+    return emojis.remove(text) if study.emoji == "removed" else (text, 0)
 
 
 def reason_to_leave_out(row: dict, own: re.Pattern | None, study: Study) -> str | None:

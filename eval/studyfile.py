@@ -86,6 +86,18 @@ class Ask(Strict):
         return self
 
 
+class Careless(Strict):
+    """Who is left out of the results that the report shows beside those of everybody."""
+
+    gold_failed: Count | None
+    median_seconds: Annotated[float, Field(ge=0)]
+
+    def __str__(self) -> str:
+        rules = [f"{self.gold_failed} gold pairs failed or more"] if self.gold_failed else []
+        rules += [f"a median time below {self.median_seconds:g} s by the browser's clock"] if self.median_seconds else []
+        return ", or ".join(rules) or "nobody is careless"
+
+
 class Study(Strict):
     name: Name
     runs: Annotated[list[Name], Field(min_length=1)]
@@ -101,6 +113,7 @@ class Study(Strict):
     markdown: Literal["text", "rendered"]
     gold_every: Count
     repeats: Annotated[int, Field(ge=0)]
+    careless: Careless
     minimum_seconds: Annotated[float, Field(ge=0)]
     reserve_minutes: Annotated[float, Field(gt=0)]
     password_env: Environment | None
@@ -210,6 +223,8 @@ def main() -> None:
     print(f"{args.study}: study {study.name!r}; pairs: {', '.join(study.runs)}; {len(study.questionnaire)} questions on the rater, {len(study.quiz)} of a quiz")
     golds = study.per_rater // study.gold_every
     print(f"each rater sees at most {study.per_rater} items, {golds} of {len(study.gold)} gold pairs, and {study.repeats} repeated")
+    never = " (never: no rater sees so many)" if (study.careless.gold_failed or 0) > golds else ""
+    print(f"careless, and left out of the results shown beside those of everybody: {study.careless}{never}")
 
 
 if __name__ == "__main__":

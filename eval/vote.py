@@ -14,6 +14,7 @@ shows the organiser's panel, which does nothing without the token (STUDY_ADMIN_T
   those that turn the writing direction around are removed. A Content-Security-Policy keeps the browser from fetching anything from elsewhere.
 - Nothing of a rater lies in gr.State, which is lost with the process: the browser keeps a random id, the store the rest. The secret that Gradio
   encrypts that id with is published by the page itself: the id is a bearer's token and says nothing.
+- Where the environment names a private data set of the Hub (VOTES_REPO), events are fetched from it and kept in it: see eval.hub, and eval.space for a Space.
 - Votes do without Gradio's queue, which lets one through at a time.
 """
 
@@ -24,12 +25,13 @@ import json
 import os
 import re
 import secrets
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datagen.files import UserError, entry, read_json, sha256
-from eval import studyfile
+from eval import hub, studyfile
 from eval.ballot import check_settings
 from eval.votes import Ballot, Refused, Store, choices, invites
 
@@ -334,6 +336,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--invites", type=int, metavar="N", help="print N invites instead of serving")
     arguments = parser.parse_args()
+    if repo := os.environ.get("VOTES_REPO", ""):  # the disk does not last: events are kept on the Hub
+        quiet_gradio()
+        hub.fetch(arguments.folder, repo)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the last ones are sent when the machine is taken away
     study = studyfile.load(arguments.study)
     lock = read_json(arguments.folder / "study.lock.json")
     if study.name != lock["study"] or sha256((arguments.folder / "items.jsonl").read_bytes()) != lock["items_sha256"]:
@@ -345,8 +351,9 @@ def main() -> None:
         print("\n".join(f"?t={invite}" for invite in invites(arguments.folder, study, arguments.invites)))
         return
     quiet_gradio()
-    store = Store(arguments.folder, study)
+    store, keeper = Store(arguments.folder, study), None
     try:
+        keeper = hub.keep(arguments.folder, repo, store.lock) if repo else None
         page = build(store, lock["simulated"])
         guard = "password or invite" if study.password_env and os.environ.get(study.password_env) else "OPEN TO EVERYBODY who has the address"
         organiser = "organiser at ?admin" if os.environ.get(study.admin_env) else f"no organiser's panel without {study.admin_env}"
@@ -356,6 +363,8 @@ def main() -> None:
         raise UserError(f"port {arguments.port} of {arguments.host}: {error}; name another with --port") from None
     finally:
         store.close()
+        if keeper:
+            keeper.end()
 
 
 if __name__ == "__main__":

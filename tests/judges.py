@@ -4,10 +4,10 @@ import json
 import re
 from collections.abc import Callable
 
+from datagen.emojis import found
 from datagen.files import sha256
 from datagen.traits import rubric
 from datagen.traits.contrast import SIDES, Pair, said, turns
-from eval.surface import EMOJI
 
 
 def level(value: float, *edges: float) -> int:
@@ -24,7 +24,7 @@ RULES: dict[str, Callable[[list[str]], int]] = {
     "Writes short turns.": lambda said: 6 - level(mean_words(said), 4, 8, 16, 32),
     "Asks questions.": lambda said: level(sum("?" in turn for turn in said) / len(said), 0.01, 0.25, 0.5, 0.75),
     "Leaves out capital letters.": lambda said: level(sum(turn == turn.lower() for turn in said) / len(said), 0.01, 0.34, 0.67, 1),
-    "Uses emoji.": lambda said: level(len(EMOJI.findall(" ".join(said))), 1, 2, 3, 4),
+    "Uses emoji.": lambda said: level(len(found(" ".join(said))), 1, 2, 3, 4),
     "Shouts.": lambda said: level(sum(turn.count("!") for turn in said), 1, 2, 3, 4),
     "Sets commas.": lambda said: level(sum(turn.count(",") for turn in said), 1, 2, 4, 8),
 }
