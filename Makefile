@@ -98,8 +98,8 @@ $(error there is no axolotl/ablations/$(ABLATION).yaml; ABLATION is one of: $(or
 endif
 endif
 export BUDGET_USD STOP_ON_ALARM
-ifneq ($(word 2,$(PAIRS))$(word 2,$(QUESTIONS)),)
-$(error PAIRS and QUESTIONS cannot hold a space: make would take it for two files; rename the file or link to it)
+ifneq ($(word 2,$(PAIRS))$(word 2,$(QUESTIONS))$(word 2,$(STUDY)),)
+$(error PAIRS, QUESTIONS and STUDY cannot hold a space: make would take it for two files; rename the file or link to it)
 endif
 
 # Where things lie: data/<set>/<base>/ and out/<run>/. A set is a profile, a profile with your questions, or your pairs.
@@ -294,13 +294,15 @@ distclean:  ## Delete everything that git does not keep, paid replies and traine
 
 # ---------------------------------------------------------------- environment
 
+# axe-core for the browser tests, in a package that carries it; what that would bring along, a browser among it, is not needed.
+AXE := axe-playwright-python==0.1.8
 # torch first: Axolotl then keeps the build that suits this machine (CPU or CUDA).
 $(READY): 
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { echo 'error: $(PYTHON) is not Python 3.10 to 3.13; name one with PYTHON=' >&2; exit 1; }
 	@echo 'making .venv: about 3 minutes, log in .venv/setup.log'
 	@$(PYTHON) -m venv .venv
 	@pip=".venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile"; \
-	{ $$pip "$$(grep '^torch==' requirements.txt)" && $$pip -r requirements.txt -c constraints.txt \
+	{ $$pip "$$(grep '^torch==' requirements.txt)" && $$pip -r requirements.txt -c constraints.txt && $$pip --no-deps $(AXE) \
 	  && { ! command -v nvidia-smi >/dev/null || $$pip --no-build-isolation -r requirements-gpu.txt; }; } > .venv/setup.log 2>&1 \
 	|| { tail -n 5 .venv/setup.log >&2; echo 'error: the installation failed; its log is .venv/setup.log, and `make setup` tries again' >&2; exit 1; }
 	@rm -f .venv/ready-*; touch $@

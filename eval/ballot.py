@@ -295,7 +295,7 @@ def refuse_if_begun(folder: Path, lock: dict) -> None:
         return
     old = read_json(folder / "study.lock.json") if (folder / "study.lock.json").is_file() else {}
     settings = [f"setting {name}" for name in differing(lock["settings"], old.get("settings", {}))]
-    changed = settings or [name.removesuffix("_sha256") for name in differing(lock, old)] or ["its files"]
+    changed = settings or list(dict.fromkeys(name.removesuffix("_sha256") for name in differing(lock, old))) or ["its files"]
     raise UserError(f"{folder}: has {what} and can no longer change (what differs: {', '.join(changed)}); put it back, or give the new study another name")
 
 

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 CSS, JS = (Path(__file__).with_name(f"vote.{kind}") for kind in ("css", "js"))
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]  # of the rater's own machine: none is fetched
-# What the page needs of Gradio's server; the rest (uploads, files, proxy, monitoring, …) answers 404.
-SERVED = ("/", "/config", "/info", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/gradio_api/info", "/gradio_api/startup-events")
+# What the page needs of Gradio's server; the rest (uploads, files, proxy, monitoring, …) answers 404. After a lost connection the page asks for app_id until there
+# is an answer, and only then goes on.
+SERVED = ("/", "/config", "/info", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/gradio_api/info", "/gradio_api/startup-events", "/gradio_api/app_id")
 SERVED_BELOW = ("/assets/", "/static/", "/svelte/", "/gradio_api/run/", "/gradio_api/api/", "/gradio_api/heartbeat/")
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
@@ -58,7 +59,8 @@ TEMPLATE = str.maketrans({"$": "&#36;", "{": "&#123;", "}": "&#125;", "`": "&#96
 
 KEYS = {"left": "1", "tie": "0", "right": "2", -2: "1", -1: "2", 0: "3", 1: "4", 2: "5"}
 LABELS = {"left": "Answer 1", "tie": "No difference", "right": "Answer 2"}
-LABELS |= {-2: "Answer 1, clearly", -1: "Answer 1, rather", 0: "No difference", 1: "Answer 2, rather", 2: "Answer 2, clearly"}
+# Of five points: words that fit beside four others on a phone.
+LABELS |= {-2: "Answer 1, clearly", -1: "Answer 1, rather", 0: "Both alike", 1: "Answer 2, rather", 2: "Answer 2, clearly"}
 SAID = {
     "ok": "",
     "duplicate": "That vote was counted before; here is the next pair.",
@@ -70,10 +72,11 @@ ENDS = {
     "ended": "Thank you for your interest. The study ends here for you: it needs no more people who answered as you did.",
     "failed": "Thank you for your time. The quiz was not answered as the study needs it, so it ends here for you.",
     "withdrawn": "Your votes have been withdrawn and will not be used. Thank you.",
-    "paused": "The study is paused. What you did is saved; please come back later.",
+    "paused": "The study is paused. What you did is saved; please come back later with this browser.",
     "done": "Thank you! There is nothing more for you to judge at present. All your votes are saved.",
     "break": "Your votes are saved. You may close this page and come back to it with this browser at any time.",
 }
+HEADINGS = {"break": "A break", "paused": "A pause"}
 # Panels are shown and hidden by `data-stage` (vote.js, vote.css): what Gradio 6.10 mounts late, it leaves blank.
 PANELS = ("consent", "questions", "quiz", "ballot", "end")
 
@@ -159,7 +162,8 @@ def build(store: Store, simulated: bool = False) -> "gradio.Blocks":
         note, stage = gr.HTML("", elem_id="note"), gr.HTML("", elem_classes="never")
         with panel("consent"):
             gr.HTML(f"<h2>Before you begin</h2>{inert(study.consent, 'rendered')}")
-            password = gr.Textbox(label="Password of the study", type="password", visible=bool(study.password_env and os.environ.get(study.password_env)), max_length=200)
+            locked = bool(study.password_env and os.environ.get(study.password_env))
+            password = gr.Textbox(label="Password of the study", type="password", visible=locked, max_length=200, elem_id="password")
             agree = gr.Button("I have read this and agree to take part", variant="primary", elem_classes="go")
         with panel("questions"):
             gr.HTML("<h2>About you</h2>")
@@ -172,11 +176,10 @@ def build(store: Store, simulated: bool = False) -> "gradio.Blocks":
         with panel("ballot"):
             progress, pair = gr.HTML(""), gr.HTML("")
             with gr.Row(elem_id="bar"):
-                buttons = {
-                    choice: gr.Button(f"{KEYS[choice]} · {LABELS[choice]}", elem_id=f"vote-{KEYS[choice]}", elem_classes="vote", min_width=0) for choice in choices(study)
-                }
+                buttons = {choice: gr.Button(LABELS[choice], elem_id=f"vote-{KEYS[choice]}", elem_classes="vote", min_width=0) for choice in choices(study)}
             gr.HTML(
-                f"<p>Keys: {', '.join(KEYS[choice] for choice in choices(study))}, or the arrows left and right. You may close this page at any time and go on later.</p>"
+                f'<p><span class="keys">Keys: {", ".join(KEYS[choice] for choice in choices(study))}, or the arrows left and right. </span>'
+                "You may close this page at any time and go on later.</p>"
             )
             stop = gr.Button("Stop here for now", size="sm", elem_id="stop")
         with panel("end"):
@@ -206,7 +209,7 @@ def build(store: Store, simulated: bool = False) -> "gradio.Blocks":
             if at not in PANELS:
                 code = store.code(rater) if at in ("done", "break", "paused") else None
                 kept = f"<p>Your withdrawal code, should you change your mind: <code>{code}</code>. Please write it down.</p>" if code else ""
-                out[farewell] = f"<h2>{'A break' if at == 'break' else 'The end'}</h2><p>{ENDS[at]}</p>{kept}"
+                out[farewell] = f"<h2>{HEADINGS.get(at, 'The end')}</h2><p>{ENDS[at]}</p>{kept}"
             return out | {stage: f'<div id="stage" data-stage="{at if at in PANELS else f"end {at}"}"></div>'}
 
         outputs = [who, token, note, stage, progress, pair, farewell]
@@ -359,8 +362,9 @@ def main() -> None:
         organiser = "organiser at ?admin" if os.environ.get(study.admin_env) else f"no organiser's panel without {study.admin_env}"
         print(f"study {study.name!r} at http://{arguments.host}:{arguments.port}, {guard}; {organiser}; Ctrl-C ends it")
         page.launch(server_name=arguments.host, server_port=arguments.port, **options())
-    except OSError as error:
-        raise UserError(f"port {arguments.port} of {arguments.host}: {error}; name another with --port") from None
+    except OSError:  # of which Gradio says only that it found no port
+        other = f"python -m eval.vote {arguments.folder} --study {arguments.study} --port {arguments.port + 1}"
+        raise UserError(f"port {arguments.port} of {arguments.host} cannot be had, another program may be using it: end that, or take another port, `{other}`") from None
     finally:
         store.close()
         if keeper:
