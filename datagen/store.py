@@ -35,6 +35,7 @@ class Request:
     seed: int | None = None
     sample: int = 0  # the how-manieth reply to the same messages
     revision: str = ""  # hashed, not sent: tells models apart that are served under one name
+    extra: str = ""  # further fields of the body, as canonical JSON, such as response_format or top_k
     tag: object = None  # the caller's own mark, neither sent nor hashed
 
     @classmethod
@@ -44,13 +45,15 @@ class Request:
     @functools.cached_property
     def key(self) -> str:
         """Of what the reply depends on: not the URL, key, time-out or concurrency; `max_tokens` is a floor, see `Store.get`."""
-        return sha256(canonical([self.model, self.messages, self.temperature, self.top_p, self.seed, self.sample, self.revision]))
+        more = [self.extra] if self.extra else []
+        return sha256(canonical([self.model, self.messages, self.temperature, self.top_p, self.seed, self.sample, self.revision, *more]))
 
     def body(self) -> dict:
         """What goes over the wire. The seed differs between messages and samples: equal seeds would draw equal openings everywhere. It
         does not depend on the model, so a base and a tuned model answer with the same one."""
         body = {"model": self.model, "messages": [{"role": role, "content": content} for role, content in self.messages]}
         body |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
+        body |= json.loads(self.extra) if self.extra else {}
         if self.seed is None:
             return body
         return body | {"seed": int(sha256(canonical([self.messages, self.seed, self.sample]))[:8], 16) >> 1}
