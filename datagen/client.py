@@ -116,6 +116,7 @@ class Client:
         self.meter.before += spent
         self.store = Store(store)
         self.running: set[asyncio.Task] = set()
+        self.asking: dict[str, asyncio.Task] = {}  # of `reply`, by the request's key
         self.together: list[Client] = [self]  # those under one budget
         self.waiting: deque[asyncio.Future] = deque()
         self.stopping = asyncio.Event()
@@ -199,17 +200,20 @@ class Client:
     async def reply(self, request: Request) -> Reply:
         """The reply to one request, as it came (with any <think> block): for conversations, in which the next request depends on it. Many may wait here at
         once. Whoever stops waiting (cancelled, after an error) leaves the request running: it is paid for, and `settle` waits until it is stored."""
+        while earlier := self.asking.get(request.key):  # the same is being asked: it is not paid for twice
+            await asyncio.wait([earlier])
         if kept := self.store.get(request):
             self.meter.count(request, kept, cached=True)
             return kept
-        while not self.meter.reserve(request):
+        if not self.meter.reserve(request):
             running = set().union(*(client.running for client in self.together))
             if not running:
                 raise self.over_budget()
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(self.ask(request))
+            return await self.reply(request)
+        task = self.asking[request.key] = asyncio.create_task(self.ask(request))
         self.running.add(task)
-        task.add_done_callback(self.running.discard)
+        task.add_done_callback(lambda done: (self.running.discard(done), self.asking.pop(request.key, None)))
         return await asyncio.shield(task)
 
     def share_budget(self, others: list["Client"]) -> None:

@@ -101,7 +101,7 @@ def term(text: str, span: Span) -> bool:
     if len(span.text.split()) > TERM_WORDS or re.search(r"[.?!…]\s*$", span.text):
         return False
     line = text[span.end :].split("\n", 1)[0].lstrip()
-    return bool(re.match(r"[a-z]", line))
+    return bool(re.match(r"[a-z]|I\b", line))
 
 
 def unescaped(text: str) -> str:

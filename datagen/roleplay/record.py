@@ -77,6 +77,7 @@ class Attempt(Strict):
     stop: bool  # it says that the goal is reached
     failure: Failure | None
     self_reply: list[SelfReply]
+    stop_failure: bool  # it only thanks or says goodbye, without the stop word
     repeats_strict: bool  # Algorithm 2 of the paper
     repeats: bool  # a loop by the form without false positives; only this decides
     finish: str  # the server's finish_reason
@@ -120,6 +121,7 @@ class Guard(Strict):
     turn: int | None  # of the unsafe utterance
     who: Literal["inquirer", "responder"] | None
     said: str  # the guard's words about it, such as its categories
+    usage: dict[str, int]  # tokens of all its verdicts
 
 
 class Dialogue(Strict):
