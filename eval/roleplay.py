@@ -28,11 +28,11 @@ import numpy as np
 
 from datagen.files import UserError, entry, read_json, sha256, templates, write_json, write_text
 from datagen.roleplay import detect
-from datagen.roleplay.record import END_REASONS, Dialogue, read
+from datagen.roleplay.record import END_REASONS, Attempt, Dialogue, read
 from eval.compare import embedded
-from eval.judge import ratio
+from eval.judge import ratio, resamples
 from eval.lexical import WINDOW, distinct, mattr, tokens
-from eval.surface import RESAMPLES, SEED, show, wilson
+from eval.surface import show, wilson
 from train.monitor import SERIES, canvas, save
 
 HERE = Path(__file__).parent
@@ -54,14 +54,19 @@ def first_attempts(test: Callable) -> Hits:
     return lambda dialogue: (sum(bool(test(attempt)) for attempt in dialogue.outputs), len(dialogue.outputs))
 
 
+def extracted(attempt: Attempt) -> bool:
+    """Whether the paper's code would have looked for a prompt in it: not after incoherence or the stop word."""
+    return attempt.found_strict is not None and not attempt.stop and not attempt.repeats_strict
+
+
 def answers(test: Callable) -> Hits:
     return lambda dialogue: (sum(bool(test(response)) for response in dialogue.responses), len(dialogue.responses))
 
 
 # The paper's failure cases (section 3.3), by its own readings. None of a dialogue in JSON mode, which has no quotes to look for.
 FAILURES: dict[str, Hits] = {
-    "no prompt": first_attempts(lambda a: not a.stop and a.finish not in ("failed", "content_filter") and a.found_strict == 0),
-    "several prompts": first_attempts(lambda a: not a.stop and (a.found_strict or 0) > 1),
+    "no prompt": first_attempts(lambda a: extracted(a) and a.found_strict == 0),
+    "several prompts": first_attempts(lambda a: extracted(a) and a.found_strict > 1),
     "incoherent": first_attempts(lambda a: a.repeats_strict),
     "self-reply": first_attempts(lambda a: "markers" in a.self_reply),
     "incoherent (responder)": answers(lambda r: r.repeats_strict),
@@ -104,7 +109,7 @@ def average(sums: np.ndarray, counts: np.ndarray) -> dict | None:
     sums, counts = sums[counts > 0].astype(float), counts[counts > 0].astype(float)
     if not len(counts):
         return None
-    drawn = np.random.default_rng(SEED).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
+    drawn = resamples(len(counts))
     low, high = np.percentile((drawn @ sums) / (drawn @ counts), [2.5, 97.5])
     return {"value": float(sums.sum() / counts.sum()), "interval": [float(low), float(high)], "n": int(counts.sum()), "dialogues": len(counts)}
 
@@ -334,8 +339,8 @@ def tables(sets: list[dict], counted: str) -> list[dict]:
                 [f"dialogues with {WINDOW} words", *(f"{(found['diversity'][f'MATTR {WINDOW}'] or {'n': 0})['n']} of {found['dialogues']}" for found in sets)],
             ],
             "notes": [
-                f"Per dialogue; mean over dialogues. TTR (which is also distinct-1) and distinct-2 fall with the number of words, so only MATTR {WINDOW} compares sets or "
-                f"groups whose dialogues differ in length; it needs {WINDOW} words."
+                f"Per dialogue; mean over dialogues. TTR (which is also distinct-1) and distinct-2 fall with the number of words, so only MATTR {WINDOW} compares sets "
+                f"or groups whose dialogues differ in length; it needs {WINDOW} words."
             ],
         },
     ]
