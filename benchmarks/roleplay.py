@@ -133,9 +133,8 @@ def main() -> None:
     values["endpoint"] |= {"concurrency": IN_FLIGHT}
     dialogues = PERSONAS * GOALS * len(values["seeds"])
     requests = 2 * TURNS * dialogues
-    print(
-        f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; {dialogues:,} dialogues of {TURNS} turns, {IN_FLIGHT} in flight\n"
-    )
+    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
+    print(f"{dialogues:,} dialogues of {TURNS} turns, {IN_FLIGHT} in flight\n")
     row("what", "ours", "reference", "ratio", "target")
     with tempfile.TemporaryDirectory(prefix="bench-roleplay-") as folder:
         config = Path(folder) / "config.yaml"

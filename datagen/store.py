@@ -54,9 +54,11 @@ class Request:
         body = {"model": self.model, "messages": [{"role": role, "content": content} for role, content in self.messages]}
         body |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
         body |= json.loads(self.extra) if self.extra else {}
-        if self.seed is None:
-            return body
-        return body | {"seed": int(sha256(canonical([self.messages, self.seed, self.sample]))[:8], 16) >> 1}
+        return body if self.seed is None else body | {"seed": self.sent_seed}
+
+    @functools.cached_property
+    def sent_seed(self) -> int | None:
+        return None if self.seed is None else int(sha256(canonical([self.messages, self.seed, self.sample]))[:8], 16) >> 1
 
 
 @dataclass(frozen=True)

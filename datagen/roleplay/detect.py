@@ -33,9 +33,7 @@ THANKS = re.compile(
 REQUEST = re.compile(
     r"\?|\b(?:can|could|would|will) you\b|\bplease (?:give|tell|show|explain|make|write|add|change)|\bhow (?:do|does|can|about)\b|\btell me\b|\bexplain\b", re.IGNORECASE
 )
-OFFER = re.compile(
-    r"[^.!?\n]*\b(?:anything else|any(?: other| more| further)? questions|let me know|feel free|need (?:any )?(?:more|help))\b[^.!?\n]*[.!?]*", re.IGNORECASE
-)
+OFFER = re.compile(r"\b(?:anything else|any(?: other| more| further)? questions|let me know|feel free|need (?:any )?(?:more|help))\b", re.IGNORECASE)
 AFTERTHOUGHT, STATEMENT, ECHO = 40, 30, 8  # words after the prompt, words of a second quoted statement, words in a row that repeat what was read
 SHORT = 45  # words: thanks longer than this also say something
 TABLE = re.compile(r"^\s*(?:\||\+[-=+]+\+|[-|:\s]{3,}$)")
@@ -141,13 +139,14 @@ def structural(text: str, found: Found) -> bool:
 
 def echo(prompt: str, read: list[str]) -> bool:
     """Whether eight words of the prompt in a row stand in what the inquirer read: its instruction, or the last answer."""
-    words = re.findall(r"\w+", prompt.casefold())
-    grams = {tuple(words[i : i + ECHO]) for i in range(len(words) - ECHO + 1)}
-    for text in read if grams else ():
-        other = re.findall(r"\w+", text.casefold())
-        if any(tuple(other[i : i + ECHO]) in grams for i in range(len(other) - ECHO + 1)):
-            return True
-    return False
+    words = spaced(prompt).split()
+    grams = [f" {' '.join(words[i : i + ECHO])} " for i in range(len(words) - ECHO + 1)]
+    return any(gram in other for other in (map(spaced, read) if grams else ()) for gram in grams)
+
+
+def spaced(text: str) -> str:
+    """The words of a text, with one space around each."""
+    return " " + " ".join(re.findall(r"\w+", text.casefold())) + " "
 
 
 def role_flip(prompt: str) -> bool:
@@ -160,7 +159,9 @@ def role_flip(prompt: str) -> bool:
 
 def appreciation(text: str) -> bool:
     """Whether an utterance only thanks, wishes well or says goodbye. "Is there anything else?" asks nothing here."""
-    text = OFFER.sub(" ", text.replace("’", "'"))
+    if len(text) > 20 * SHORT:
+        return False
+    text = " ".join(part for part in re.split(r"(?<=[.!?\n])", text.replace("’", "'")) if not OFFER.search(part))
     return bool(THANKS.search(text)) and not REQUEST.search(text) and len(text.split()) <= SHORT
 
 

@@ -124,7 +124,7 @@ def sampling(role: Role, name: str, t: int, attempt: int) -> tuple[float, float]
 def judge(reply: Reply, request: Request, settings: Settings, read: list[str], dropped: int) -> Attempt:
     """What an output of the inquirer says, and how it fails. `read`: the instruction that it answers, and the responder's last answer."""
     made = {"raw": reply.text, "text": "", "prompt": None, "prompt_strict": None, "found": None, "found_strict": None, "stop": False, "self_reply": []}
-    made |= {"repeats_strict": False, "repeats": False, "finish": reply.finish_reason, "usage": reply.usage, "seed": request.body().get("seed")}
+    made |= {"repeats_strict": False, "repeats": False, "finish": reply.finish_reason, "usage": reply.usage, "seed": request.sent_seed}
     made |= {"temperature": request.temperature, "top_p": request.top_p, "dropped": dropped, "stop_failure": False}
 
     def ends(failure: str | None) -> Attempt:
@@ -179,7 +179,7 @@ def answer(reply: Reply, request: Request, settings: Settings, dropped: int) -> 
         repeats=detect.repeats(text),
         finish=reply.finish_reason,
         usage=reply.usage,
-        seed=request.body().get("seed"),
+        seed=request.sent_seed,
         dropped=dropped,
     )
 
