@@ -10,8 +10,9 @@ After Tables 1, 2 and 7 and Figure 8 of LLM Roleplay (arXiv 2407.03974), whose p
 - Failure rates: mean count over seeds / mean number of outputs over seeds, both of the inquirer's first attempts (of the responder's answers for its own
   rate), so that repeated attempts change nothing. In parentheses the SD over seeds by n, divided by the same mean: both as in the paper, cut (not
   rounded) to two decimals as there. The paper's published SDs can only come from a division by n.
-- In brackets, beside every mean and rate: 95 % intervals that resample dialogues. Where all dialogues agree, resampling shows no spread, and Wilson's interval on
-  the number of dialogues stands instead for a rate; the interval of a mean then has no width. Dialogues of one persona or goal are alike, so these are too narrow for claims about other personas or goals.
+- In brackets, beside every mean and rate: 95 % intervals that resample dialogues. Where all dialogues agree, resampling shows no spread: of a rate, Wilson's
+  interval on the number of dialogues stands instead; that of a mean has no width. Dialogues of one persona or goal are alike, so these are too narrow for
+  claims about other personas or goals.
 - Saved: of the first attempts that failed, those after which a repeated one gave a prompt or the stop word.
 - Lexical diversity: of all that the inquirer said in a dialogue (eval.lexical). Only the moving-average TTR compares groups whose dialogues differ in length.
 

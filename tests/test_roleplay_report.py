@@ -9,7 +9,7 @@ from conftest import ROOT, inside, one_line
 from datagen.files import read_json, write_json, write_text
 from datagen.roleplay.record import Attempt, Dialogue, Goal, Persona, Player, Response, Turn, dialogue_id, line
 from eval import roleplay
-from eval.lexical import at_length, distinct, mattr, tokens
+from eval.lexical import at_length, distinct, mattr
 from eval.roleplay import FAILURES, PAPER, SIZES, cut, measure, over_seeds, pages
 
 # ---------------------------------------------------------------- the paper's own arithmetic
