@@ -404,6 +404,7 @@ def radar(sets: list[dict], out: Path) -> None:
         )
     axis.set_xticks(angles, [f"{label}\n(max {cut(most)}{' %' if i > 2 else ''})" for i, (label, most) in enumerate(zip(labels, largest, strict=True))], fontsize=7)
     axis.set(ylim=(0, 1.05), yticks=[0.25, 0.5, 0.75, 1])
+    axis.tick_params(axis="x", pad=12)
     axis.tick_params(axis="y", labelsize=6)
     axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.15, 1.05))
     save(fig, out)
