@@ -216,7 +216,7 @@ def measure(path: Path, count: Callable) -> dict:
         "name": path.name,
         "file": str(path / "dialogues.jsonl"),
         "sha256": sha256((path / "dialogues.jsonl").read_bytes()),
-        "settings": made["shape"],
+        "settings": made["settings"],
         "inquirer": dialogues[0].inquirer.model,
         "responder": dialogues[0].responder.model,
         "seeds": sorted({dialogue.seed for dialogue in dialogues}),

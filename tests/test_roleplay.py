@@ -683,6 +683,15 @@ def test_prompts_of_ones_own_are_checked_before_anything_is_asked(tmp_path):
         assert words in str(caught.value)
 
 
+def test_prompts_that_ask_for_no_form_and_no_reminder_need_no_such_file(tmp_path):
+    """As with the paper's own prompts, which say in each what form is wanted."""
+    texts = {"inquirer_system": "You are {persona}.", "inquirer_first": "Goal: {goal}.", "forward": 'Answer: "{response}".', "responder_system": "Be kind."}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    settings = load(changed(tmp_path, "prompts: datagen/prompts/roleplay", f"prompts: {tmp_path}"))
+    assert settings.texts("demanding") == texts
+
+
 def test_a_missing_address_names_the_variable(play, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL")
     play(status=1)
@@ -692,4 +701,4 @@ def test_a_missing_address_names_the_variable(play, monkeypatch):
 def test_the_shipped_profiles_can_be_read(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert len(load().plan()[0]) == 3 * 20 * 10 and len(load(profile="tiny").plan()[0]) == 3 * 3 * 20
-    assert re.fullmatch("[0-9a-f]{16}", load().shape())
+    assert re.fullmatch("[0-9a-f]{16}", load().shape("neutral")) and load().shape("neutral") != load().shape("demanding")

@@ -93,7 +93,7 @@ STOPPED = ([attempt(stop=True, prompt=None, found=0, found_strict=0)], None, Fal
 def a_set(folder, dialogues, extraction="quotes"):
     write_text(folder / "dialogues.jsonl", "".join(map(line, dialogues)))
     settings = {"extraction": extraction, "inquirer": {"incoherent": {"max_n": 4, "r": 2}}, "responder": {"incoherent": {"max_n": 5, "r": 2}}}
-    write_json(folder / "done", {"settings": settings, "shape": "s", "usage": {}})
+    write_json(folder / "done", {"settings": settings, "usage": {}})
     return folder
 
 
