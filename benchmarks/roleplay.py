@@ -1,7 +1,7 @@
 """Measures the loop of role-played dialogues: 1,000 of them at 64 in flight against a scripted server, killed with `kill -9` in the middle, and their speed.
 
-.venv/bin/python -m benchmarks.roleplay            # about 4 minutes on two cores
-.venv/bin/python -m benchmarks.roleplay --quick    # 200 dialogues, under a minute
+.venv/bin/python -m benchmarks.roleplay            # 1,000 dialogues, 24,000 requests; then 200 at a time for the speed
+.venv/bin/python -m benchmarks.roleplay --quick    # 200 dialogues
 
 The speed stands beside that of `benchmarks/client.py`'s measure of the client, against the same server in the same run: what the loop adds (histories,
 extraction, detectors, records) costs the difference. Each side runs in a process of its own; read the ratio, rates depend on the machine and its other users.
