@@ -83,9 +83,13 @@ PLAN ?=
 RATERS ?=
 # How the raters of published votes were found, in your words; no apostrophe.
 FOUND ?=
+# Settings of role-played dialogues; PROFILE is one of its profiles.
+ROLEPLAY ?= datagen/roleplay/config.yaml
+# Sets of dialogues side by side in `make roleplay-report`, by name; empty: that of PROFILE.
+SETS ?=
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE NAME RUBRIC MEDOIDS PREVIEW STUDY PLAN RATERS FOUND PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE NAME RUBRIC MEDOIDS PREVIEW STUDY PLAN RATERS ROLEPLAY SETS FOUND PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -164,12 +168,12 @@ ANSWERS     := $(OUT)/answers$(if $(LIMIT),-first-$(LIMIT)).jsonl
 SERVE_BOTH  := $(if $(filter tiny/endpoint,$(MODEL)/$(ENGINE)),$(TINY_GGUF) $(OUT)/tuned.gguf)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure traits rate vote-plan vote vote-demo vote-report publish-votes report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure traits rate vote-plan vote vote-demo vote-report roleplay roleplay-report publish-votes report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
 	@echo
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@awk '/^# / {text = substr($$0, 3)} /^[A-Z_]+ +\?=/ {print $$1 "\t" text}' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r name text; do printf '  %-12s now: %-10s %s\n' "$$name" "$$($(foreach v,$(VARIABLES),[ "$$name" != $(v) ] || printf '%s' '$($(v))';) true)" "$$text"; done
 	@echo
@@ -272,6 +276,13 @@ publish-votes: | $(READY)  ## Write the card of a study's votes and push them to
 
 vote-report: | $(READY)  ## Table 5 with clustered intervals, and all that reviewers ask of a study of votes
 	@$(PY) -m eval.studyreport $(VOTES)
+
+# Always asked for: finished dialogues are kept, and what the store holds is not asked again.
+roleplay: $(SERVED) | $(READY)  ## Dialogues between a model that plays a person with a goal and a chatbot (ROLEPLAY=, PROFILE=)
+	@$(SERVE) $(PY) -m datagen.roleplay.run --config $(ROLEPLAY) --profile $(PROFILE) --store $(STORE)
+
+roleplay-report: | $(READY)  ## Turns, failures and lexical diversity of role-played dialogues, by inquirer and persona (SETS=)
+	@$(PY) -m eval.roleplay $(addprefix data/roleplay/,$(or $(SETS),$(PROFILE)))
 
 report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
 

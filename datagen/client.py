@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import resource
 import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,6 +36,8 @@ GIVE_UP_AFTER = 10  # requests in a row that fail for good: then it is the endpo
 LARGEST = 16 << 20  # bytes of one reply
 PAUSES = (0.5, 60.0)  # seconds: the first pause before a request is repeated, and the longest
 BUSY = (429, 503, 529)
+# A request too long for the model: its own fault, and the caller may shorten it.
+TOO_LONG = re.compile(r"context.{0,30}(length|size|window|limit|exceed)|maximum.{0,30}tokens|too many tokens|prompt is too long|input is too long", re.IGNORECASE)
 NO_QUOTA = ("insufficient_quota", "billing", "credit balance", "exceeded your current quota")
 END = object()
 
@@ -112,6 +116,8 @@ class Client:
         self.meter.before += spent
         self.store = Store(store)
         self.running: set[asyncio.Task] = set()
+        self.asking: dict[str, asyncio.Task] = {}  # of `reply`, by the request's key
+        self.together: list[Client] = [self]  # those under one budget
         self.waiting: deque[asyncio.Future] = deque()
         self.stopping = asyncio.Event()
         self.failures_in_a_row, self.ever, self.last_success = 0, False, time.monotonic()
@@ -191,8 +197,32 @@ class Client:
         finally:  # after an error, Ctrl-C or an early end: what is being answered is paid for, so it is waited for and stored
             await self.settle()
 
+    async def reply(self, request: Request) -> Reply:
+        """The reply to one request, as it came (with any <think> block): for conversations, in which the next request depends on it. Many may wait here at
+        once. Whoever stops waiting (cancelled, after an error) leaves the request running: it is paid for, and `settle` waits until it is stored."""
+        while earlier := self.asking.get(request.key):  # the same is being asked: it is not paid for twice
+            await asyncio.wait([earlier])
+        if kept := self.store.get(request):
+            self.meter.count(request, kept, cached=True)
+            return kept
+        if not self.meter.reserve(request):
+            running = set().union(*(client.running for client in self.together))
+            if not running:
+                raise self.over_budget()
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            return await self.reply(request)
+        task = self.asking[request.key] = asyncio.create_task(self.ask(request))
+        self.running.add(task)
+        task.add_done_callback(lambda done: (self.running.discard(done), self.asking.pop(request.key, None)))
+        return await asyncio.shield(task)
+
+    def share_budget(self, others: list["Client"]) -> None:
+        """Puts this client and others under one cap."""
+        self.together = [self, *others]
+        self.meter.beside = [client.meter for client in others]
+
     def over_budget(self) -> UserError:
-        cap, spent = self.meter.cap, self.meter.usd
+        cap, spent = self.meter.cap, sum((client.meter.usd for client in self.together), Decimal(0))
         return UserError(
             f"the budget is reached: {money(spent)} of BUDGET_USD={cap} are spent on this data set, and one more request could go over it. "
             f"{len(self.store)} replies are kept in {self.store.folder}; the same command with a higher BUDGET_USD goes on from there"
@@ -326,7 +356,7 @@ class Client:
         return Fault(words, "bad request" if status < 500 and status not in (408, 409, 425) else "server error", wait)
 
     def failed(self, words: str) -> Reply:
-        self.failures_in_a_row += 1
+        self.failures_in_a_row += not TOO_LONG.search(words)
         if self.failures_in_a_row >= GIVE_UP_AFTER:
             raise self.stop(f"{GIVE_UP_AFTER} requests in a row failed, the last with: {words}", "Mend that and run the same command again")
         return Reply("", "failed", {}, self.scrub(words))

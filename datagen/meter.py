@@ -92,6 +92,7 @@ class Meter:
     sent: int = 0
     cached: int = 0
     reserved: Decimal = Decimal(0)
+    beside: list["Meter"] = field(default_factory=list)  # meters of other endpoints under the same cap
     latencies: list[float] = field(default_factory=list)  # seconds, of the first replies
     started: float = field(default_factory=time.monotonic)
     shown: float = field(default_factory=time.monotonic)
@@ -110,6 +111,11 @@ class Meter:
         spent = [usage.usd for usage in self.usage.values()]
         return None if None in spent else self.before + sum(spent, Decimal(0))
 
+    @property
+    def committed(self) -> Decimal:
+        """What is spent or set aside under the cap, at all endpoints together."""
+        return sum(((meter.usd or Decimal(0)) + meter.reserved for meter in (self, *self.beside)), Decimal(0))
+
     def worst(self, request: Request) -> Decimal:
         price = self.of(request.model).price
         return prices.cost(price, *at_most(request), batch=self.batch) if price else Decimal(0)
@@ -119,7 +125,7 @@ class Meter:
         if self.cap is None:
             return True
         worst = self.worst(request)
-        if self.usd + self.reserved + worst > self.cap:
+        if self.committed + worst > self.cap:
             return False
         self.reserved += worst
         return True
@@ -141,7 +147,7 @@ class Meter:
         if self.cap is None:
             return True
         self.before += self.worst(request)
-        return self.usd + self.reserved <= self.cap
+        return self.committed <= self.cap
 
     def recall(self, ledger: dict) -> None:
         """Counts on from the usage in `ledger`."""

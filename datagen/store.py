@@ -35,7 +35,7 @@ class Request:
     seed: int | None = None
     sample: int = 0  # the how-manieth reply to the same messages
     revision: str = ""  # hashed, not sent: tells models apart that are served under one name
-    schema: str = ""  # JSON schema of the wanted reply, as text: the server writes nothing else (`response_format`, in llama.cpp, vLLM and many hosts)
+    extra: str = ""  # further fields of the body, as JSON, such as response_format or top_k
     tag: object = None  # the caller's own mark, neither sent nor hashed
 
     @classmethod
@@ -45,19 +45,20 @@ class Request:
     @functools.cached_property
     def key(self) -> str:
         """Of what the reply depends on: not the URL, key, time-out or concurrency; `max_tokens` is a floor, see `Store.get`."""
-        asked = [self.model, self.messages, self.temperature, self.top_p, self.seed, self.sample, self.revision]
-        return sha256(canonical(asked + ([self.schema] if self.schema else [])))
+        more = [self.extra] if self.extra else []
+        return sha256(canonical([self.model, self.messages, self.temperature, self.top_p, self.seed, self.sample, self.revision, *more]))
 
     def body(self) -> dict:
         """What goes over the wire. The seed differs between messages and samples: equal seeds would draw equal openings everywhere. It
         does not depend on the model, so a base and a tuned model answer with the same one."""
         body = {"model": self.model, "messages": [{"role": role, "content": content} for role, content in self.messages]}
         body |= {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
-        if self.schema:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": json.loads(self.schema)}}
-        if self.seed is None:
-            return body
-        return body | {"seed": int(sha256(canonical([self.messages, self.seed, self.sample]))[:8], 16) >> 1}
+        body |= json.loads(self.extra) if self.extra else {}
+        return body if self.seed is None else body | {"seed": self.sent_seed}
+
+    @functools.cached_property
+    def sent_seed(self) -> int | None:
+        return None if self.seed is None else int(sha256(canonical([self.messages, self.seed, self.sample]))[:8], 16) >> 1
 
 
 @dataclass(frozen=True)

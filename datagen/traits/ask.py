@@ -76,8 +76,9 @@ def one_object(text: str) -> dict:
 
 def request(settings: Settings, model: str, text: str, sample: int, schema: dict, tag: object, temperature: float) -> Request:
     traits = settings.traits
-    wanted = json.dumps(schema) if traits.schemas else ""  # in the order given: that of the prompt is also that of the reply
-    return Request(model, (("user", text),), temperature, traits.top_p, traits.max_tokens, settings.seed, sample=sample, schema=wanted, tag=tag)
+    # In the order given: that of the prompt is also that of the reply.
+    extra = json.dumps({"response_format": {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}}) if traits.schemas else ""
+    return Request(model, (("user", text),), temperature, traits.top_p, traits.max_tokens, settings.seed, sample=sample, extra=extra, tag=tag)
 
 
 async def answers(
