@@ -84,7 +84,7 @@ def coverage(studies: int) -> None:
 
 
 def power(studies: int) -> None:
-    rng, hits, off, significant = np.random.default_rng(SEED), 0, [], {how: 0 for how in mixed.ADJUSTMENTS}
+    rng, hits, off, significant = np.random.default_rng(SEED), 0, [], dict.fromkeys(mixed.ADJUSTMENTS, 0)
     for _ in range(studies):
         rows = simulate(rng, Setting(PAPER))
         found = detection.effect("x", np.array([row["outcome"] == "detected" for row in rows], float), rows, "logistic", "low")

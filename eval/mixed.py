@@ -60,7 +60,8 @@ def linear(y: np.ndarray, x: np.ndarray, groups: list[np.ndarray]) -> Linear:
         return float(value), linalg.solve_triangular(r, c), r, rest / (n - p)
 
     starts = ([0.3] * len(groups), [1.0] * len(groups))  # the criterion may have two hollows: one of them at a variance of 0
-    found = min((optimize.minimize(lambda at: solved(np.abs(at))[0], start, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9, "maxiter": 2000}) for start in starts), key=lambda one: one.fun)  # fmt: skip
+    fits = [optimize.minimize(lambda at: solved(np.abs(at))[0], start, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9, "maxiter": 2000}) for start in starts]
+    found = min(fits, key=lambda one: one.fun)
     value, beta, r, variance = solved(np.abs(found.x))
     inverse = linalg.solve_triangular(r, np.eye(p))
     return Linear(beta, variance * inverse @ inverse.T, np.abs(found.x) * np.sqrt(variance), float(np.sqrt(variance)), value, n, bool(found.success))

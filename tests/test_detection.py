@@ -13,7 +13,12 @@ MODELS = ("Llama-2", "Mixtral", "Vicuna", "GPT4")
 # Tables 3 and 10 of the paper: detected of 200, and mean and standard deviation of utterance number (detected) and seconds (detected, undetected).
 DETECTED = dict(zip(MODELS, (133, 112, 155, 130), strict=True))
 UTTERANCE = dict(zip(MODELS, ((1.72, 0.78), (2.38, 1.35), (2.50, 1.84), (3.72, 2.35)), strict=True))
-SECONDS = dict(zip(MODELS, (((86.10, 157.14), (120.44, 139.93)), ((99.45, 98.81), (114.93, 157.46)), ((94.63, 150.70), (62.24, 62.37)), ((124.88, 227.36), (94.52, 124.03))), strict=True))  # fmt: skip
+SECONDS = {
+    "Llama-2": ((86.10, 157.14), (120.44, 139.93)),
+    "Mixtral": ((99.45, 98.81), (114.93, 157.46)),
+    "Vicuna": ((94.63, 150.70), (62.24, 62.37)),
+    "GPT4": ((124.88, 227.36), (94.52, 124.03)),
+}
 
 
 def spread(n, mean, sd, rng):
