@@ -72,6 +72,7 @@ CREATE UNIQUE INDEX a_vote_once ON vote(rater, question_id) WHERE kind != 'repea
 """
 TABLES = ("vote", "assignment", "rater", "item")  # in the order in which they can be emptied
 QUIZ_TRIES = 2
+SAID_BY_RATERS = ("vote", "answers", "quiz", "said", "replied")  # events that `erase` deletes for those who withdrew; the last two are those of eval.collect
 # Most calls a minute, kept in memory only. A class behind one address has to get in at once; 20 wrong passwords a minute find none.
 LIMITS = {"rater": 240, "invite": 30, "address": 300, "wrong": 20}
 INPUTS, LAYOUTS = ("key", "mouse", "touch"), ("row", "stack")
@@ -543,11 +544,13 @@ class Store:
         least = min(keys)
         return self.rng.choice([item for item, key in zip(others, keys, strict=True) if key == least])
 
-    def cast(self, rater: str, token: str, choice: str | int, seconds: float | None = None, layout: str | None = None, input: str | None = None) -> str:
+    def cast(
+        self, rater: str, token: str, choice: str | int, seconds: float | None = None, layout: str | None = None, input: str | None = None, details: dict | None = None
+    ) -> str:
         """Counts a vote: ok, duplicate, expired, unknown (no such ballot of this rater) or too_fast. After `ok` it is on disk.
 
-        seconds, layout (row, stack) and input (key, mouse, touch) are what the browser says of it; what it cannot be is kept as None. Raises ValueError for
-        a choice that the study does not have, and Refused.
+        seconds, layout (row, stack) and input (key, mouse, touch) are what the browser says of it; what it cannot be is kept as None. details: what else a study
+        asks, checked by its caller; it stands in the event alone. Raises ValueError for a choice that the study does not have, and Refused.
         """
         if choice not in choices(self.study):
             raise ValueError(f"{choice!r} is no choice of this study")
@@ -570,7 +573,7 @@ class Store:
             values |= {"layout": layout if layout in LAYOUTS else None, "input": input if input in INPUTS else None}
             insert(self.db, "vote", received_at=now, **values)
             self.db.execute("UPDATE assignment SET state = 'voted' WHERE token = ?", [token])
-            event("vote", now, **values)
+            event("vote", now, **values, **({"details": details} if details else {}))
         return "ok"
 
     # ------------------------------------------------------------ going out, and the organiser
@@ -669,7 +672,7 @@ def erase(folder: Path) -> int:
         gone, n = {event["rater"] for event in read_events(folder) if event["type"] == "withdrawn"}, 0
         for path in sorted(folder.glob("events-*.jsonl")):
             lines = path.read_bytes().split(b"\n")[:-1]
-            kept = [line for line in lines if not ((event := json.loads(line))["type"] in ("vote", "answers", "quiz") and event["rater"] in gone)]
+            kept = [line for line in lines if not ((event := json.loads(line))["type"] in SAID_BY_RATERS and event["rater"] in gone)]
             if len(kept) < len(lines):
                 with atomic(path, "wb") as file:
                     file.write(b"".join(line + b"\n" for line in kept))
