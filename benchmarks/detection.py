@@ -57,7 +57,8 @@ def simulate(rng: np.random.Generator, setting: Setting) -> list[dict]:
                 row |= {"outcome": outcome, "simulated_left": left, "choice": "unsure" if outcome == "unsure" else ("left" if found == left else "right")}
                 row |= {"label": "tie" if outcome == "unsure" else "ab"[found], "confidence": int(rng.integers(1, 4)), "gold_right": None}
                 row |= {"side": "simulated" if found else None, "utterance": number if found else None, "utterances": 10}
-                rows.append(row | {"seconds": float(np.exp(4 + setting.slower[m] + participants[2][p] + persons[2][u] + 0.7 * rng.normal()))})
+                seconds = float(np.exp(4 + setting.slower[m] + participants[2][p] + persons[2][u] + 0.7 * rng.normal()))
+                rows.append(row | {"seconds": seconds, "seconds_client": seconds})
     return rows
 
 

@@ -258,9 +258,8 @@ def main() -> None:
     for why, n in lock["left out"].items():
         print(f"left out: {n} dialogues, {why}")
     fewest, most = lock["pairs of a participant"]
-    print(
-        f"{lock['items']['main']} pairs ({', '.join(f'{n} of {model}' for model, n in lock['pairs of a model'].items())}) for {study.participants} participants, {fewest} to {most} each"
-    )
+    models = ", ".join(f"{n} of {model}" for model, n in lock["pairs of a model"].items())
+    print(f"{lock['items']['main']} pairs ({models}) for {study.participants} participants, {fewest} to {most} each")
     print(f"{folder}: {'frozen' if written else 'was frozen already, and nothing has changed'}")
 
 

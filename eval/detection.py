@@ -16,7 +16,7 @@ The study is that of LLM Roleplay (arXiv 2407.03974, section 3.4). Fixed before 
 
 An answer is one row: participant, person, goal, model, item, kind (main, gold), position, simulated_left, choice (left, right, unsure), outcome (detected, fooled,
 unsure), label (a, b, tie), confidence (1 to 3), side (simulated, natural, None) and utterance (from 1, or None) of what gave it away, utterances (of the simulated
-dialogue), seconds, gold_right.
+dialogue), seconds (server), seconds_client (browser), gold_right.
 """
 
 import argparse
@@ -176,13 +176,16 @@ def effects(rows: list[dict]) -> list[dict]:
 # ---------------------------------------------------------------- participants
 
 
-def careless(rows: list[dict], failures: int | None) -> list[str]:
-    """Participants who failed so many attention checks or more; "not sure" on one is a failure. None: checks make nobody careless."""
-    failed: dict[str, int] = {}
-    for row in rows:
-        if row["kind"] == "gold" and not row["gold_right"]:
-            failed[row["participant"]] = failed.get(row["participant"], 0) + 1
-    return sorted(name for name, n in failed.items() if failures is not None and n >= failures)
+def careless(rows: list[dict], rule: dict) -> list[str]:
+    """Participants who failed `gold_failed` attention checks or more ("not sure" on one is a failure), or whose median time is below `median_seconds`. Both
+    are frozen with the design; gold_failed None: checks make nobody careless."""
+    found = []
+    for name in sorted({row["participant"] for row in rows}):
+        mine = [row for row in rows if row["participant"] == name]
+        failed = sum(row["gold_right"] is False for row in mine)
+        if (rule["gold_failed"] and failed >= rule["gold_failed"]) or np.median([row["seconds_client"] for row in mine]) < rule["median_seconds"]:
+            found.append(name)
+    return found
 
 
 def sides(rows: list[dict]) -> dict:
@@ -200,14 +203,14 @@ def agreed(rows: list[dict]) -> dict:
     return agreement([{"pair": row["model"], "item": row["item"], "label": row["label"], "tuned_won": value[row["outcome"]]} for row in rows])
 
 
-def statistics(rows: list[dict], margin: float, failures: int | None) -> dict:
-    """Everything that the report shows. margin: of `equivalent`; failures: of `careless`. Raises UserError where there is no answer on a pair yet."""
+def statistics(rows: list[dict], margin: float, rule: dict) -> dict:
+    """Everything that the report shows. margin: of `equivalent`; rule: of `careless`. Raises UserError where there is no answer on a pair yet."""
     answers = main_rows(rows)
     if not answers:
         raise UserError("there is no answer on a pair of dialogues yet; open the page with `make detect`, and run this again when people have taken part")
     models = sorted({row["model"] for row in answers})
     of = {model: [row for row in answers if row["model"] == model] for model in models}
-    left_out = careless(rows, failures)
+    left_out = careless(rows, rule)
     kept = [row for row in answers if row["participant"] not in left_out]
     golds = [row for row in rows if row["kind"] == "gold"]
     return {
@@ -222,7 +225,7 @@ def statistics(rows: list[dict], margin: float, failures: int | None) -> dict:
         "sides": sides(answers),
         "agreement": agreed(answers),
         "attention": {
-            "rule": failures,
+            "rule": rule,
             "gold": share(column(golds, "gold_right"), column(golds, "participant")) if golds else None,
             "careless": left_out,
             "without": {model: rates([row for row in kept if row["model"] == model]) for model in models if any(row["model"] == model for row in kept)}
@@ -241,8 +244,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="out/detect/NAME")
     folder = parser.parse_args().folder
-    rows, design = joined(folder)
-    found = statistics(rows, design["margin"], design["gold_failed"])
+    rows, lock = joined(folder)
+    found = statistics(rows, lock["settings"]["margin"], lock["settings"]["careless"])
     print(f"{found['answers']:,} answers of {found['participants']} participants; undetected, with 95 % intervals:")
     for model, one in found["models"].items():
         print(f"{model:20} {of(one['undetected'])} of {one['n']}, not sure {of(one['unsure'])}")

@@ -58,7 +58,7 @@ class DetectStore(Store):
         return max(taken, last["served"] or 0, last["said"] or 0) > self.clock() - 3600 * self.study.hold_hours
 
     def _seen(self, rater: str) -> set[str]:
-        return {row["question_id"] for row in self.db.execute("SELECT question_id FROM assignment WHERE rater = ? AND state != 'expired'", [rater])}
+        return {row["question_id"] for row in self.db.execute("SELECT question_id FROM assignment WHERE rater = ? AND state = 'voted'", [rater])}
 
     def next(self, rater: str) -> Ballot | None:
         with self.lock:

@@ -9,6 +9,7 @@ from datagen.files import UserError
 from eval import detection
 from eval.surface import wilson
 
+RULE, KEPT = {"gold_failed": 2, "median_seconds": 0}, {"gold_failed": None, "median_seconds": 0}
 MODELS = ("Llama-2", "Mixtral", "Vicuna", "GPT4")
 # Tables 3 and 10 of the paper: detected of 200, and mean and standard deviation of utterance number (detected) and seconds (detected, undetected).
 DETECTED = dict(zip(MODELS, (133, 112, 155, 130), strict=True))
@@ -66,7 +67,7 @@ def test_the_letters_of_table_10_for_utterances_and_seconds(papers):
 
 
 def test_the_rates_of_table_3_follow_from_its_counts(papers):
-    found = detection.statistics(papers, 0.1, None)
+    found = detection.statistics(papers, 0.1, KEPT)
     assert [round(100 * found["models"][model]["undetected"]["value"], 1) for model in MODELS] == [33.5, 44.0, 22.5, 35.0]
     assert (found["answers"], found["participants"], found["persons"], found["all"]["undetected"]["value"]) == (800, 20, 20, 0.3375)
     assert found["models"]["Mixtral"]["wilson"] == list(wilson(88, 200)) == found["paper"][1]["undetected"][1:]
@@ -97,7 +98,17 @@ def test_where_no_model_differs_all_have_the_same_letter():
 
 def row(**values):
     base = {"participant": "p", "person": "u", "goal": "g", "model": "m", "item": "i", "kind": "main", "position": 1, "simulated_left": True, "choice": "left"}
-    base |= {"outcome": "detected", "label": "a", "confidence": 2, "side": "simulated", "utterance": 3, "utterances": 6, "seconds": 10.0, "gold_right": None}
+    base |= {
+        "outcome": "detected",
+        "label": "a",
+        "confidence": 2,
+        "side": "simulated",
+        "utterance": 3,
+        "utterances": 6,
+        "seconds": 10.0,
+        "seconds_client": 9.0,
+        "gold_right": None,
+    }
     return base | values
 
 
@@ -124,7 +135,7 @@ def test_equivalence_needs_the_whole_interval_within_the_margin():
 
 def test_a_model_that_is_always_detected_is_said_and_spoils_nothing_else():
     rows = many("m", 20, 10, 3) + many("n", 30, 0, 0)
-    found = {one["name"]: one for one in detection.statistics(rows, 0.1, 2)["effects"]}
+    found = {one["name"]: one for one in detection.statistics(rows, 0.1, RULE)["effects"]}
     assert found["detection probability"]["note"] == "not fitted: all answers on n are alike, so no finite logit fits"
     assert found["duration, log seconds"]["note"] == "not fitted: all values are equal"
     rows = many("m", 20, 10, 3) + many("n", 3, 0, 0)
@@ -135,15 +146,15 @@ def test_a_model_that_is_always_detected_is_said_and_spoils_nothing_else():
 def test_positions_are_those_of_detected_pairs_within_the_simulated_dialogue():
     rows = [row(), row(side="natural"), row(outcome="fooled"), row(outcome="unsure", side=None, utterance=None)]
     assert detection.positions(rows) == [rows[0]]
-    assert detection.statistics(rows, 0.1, 2)["elsewhere"] == 1
+    assert detection.statistics(rows, 0.1, RULE)["elsewhere"] == 1
 
 
 def test_who_fails_checks_is_left_out_beside_everybody():
     golds = [row(kind="gold", participant=f"p{i}", gold_right=right) for i in (0, 1) for right in (False, i == 1)]
-    found = detection.statistics(many("m", 14, 7, 0) + golds, 0.1, 2)
+    found = detection.statistics(many("m", 14, 7, 0) + golds, 0.1, RULE)
     assert found["attention"]["careless"] == ["p0"] and found["attention"]["gold"]["value"] == 0.25
     assert (found["models"]["m"]["n"], found["attention"]["without"]["m"]["n"]) == (21, 18)
-    assert detection.careless(golds, None) == []
+    assert detection.careless(golds, KEPT) == [] and detection.careless(golds, KEPT | {"median_seconds": 9.1}) == ["p0", "p1"]
 
 
 def test_agreement_is_measured_where_several_judged_one_pair():
@@ -154,4 +165,4 @@ def test_agreement_is_measured_where_several_judged_one_pair():
 
 def test_without_an_answer_there_is_one_line_that_says_what_to_do():
     with pytest.raises(UserError, match="no answer on a pair of dialogues yet; open the page with `make detect`"):
-        detection.statistics([row(kind="gold", gold_right=True)], 0.1, 2)
+        detection.statistics([row(kind="gold", gold_right=True)], 0.1, RULE)
