@@ -20,6 +20,7 @@ import numpy as np
 from scipy import linalg, optimize, stats
 
 ADJUSTMENTS = ("none", "Holm", "Tukey")
+MOST = 1e3  # standard deviation of an intercept in units of that of e; beyond it there is no e left, and no error to speak of
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Linear:
     residual: float  # standard deviation of e
     criterion: float  # REML criterion, -2 log of the restricted likelihood
     n: int
-    converged: bool
+    converged: bool  # False where the search ended early or the groups explain y without rest; the numbers are then not to be used
 
     @property
     def errors(self) -> np.ndarray:
@@ -60,11 +61,24 @@ def linear(y: np.ndarray, x: np.ndarray, groups: list[np.ndarray]) -> Linear:
         return float(value), linalg.solve_triangular(r, c), r, rest / (n - p)
 
     starts = ([0.3] * len(groups), [1.0] * len(groups))  # the criterion may have two hollows: one of them at a variance of 0
-    fits = [optimize.minimize(lambda at: solved(np.abs(at))[0], start, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9, "maxiter": 2000}) for start in starts]
+    fits = [
+        optimize.minimize(
+            lambda at: solved(np.abs(at))[0] if np.abs(at).max() < MOST else np.inf, start, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9, "maxiter": 2000}
+        )
+        for start in starts
+    ]
     found = min(fits, key=lambda one: one.fun)
     value, beta, r, variance = solved(np.abs(found.x))
     inverse = linalg.solve_triangular(r, np.eye(p))
-    return Linear(beta, variance * inverse @ inverse.T, np.abs(found.x) * np.sqrt(variance), float(np.sqrt(variance)), value, n, bool(found.success))
+    return Linear(
+        beta,
+        variance * inverse @ inverse.T,
+        np.abs(found.x) * np.sqrt(variance),
+        float(np.sqrt(variance)),
+        value,
+        n,
+        bool(found.success and np.abs(found.x).max() < 0.9 * MOST),
+    )
 
 
 # ---------------------------------------------------------------- tests

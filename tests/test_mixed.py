@@ -114,3 +114,7 @@ def test_letters_go_from_best_to_worst():
     assert mixed.letters([2, 0, 1], set()) == ["A", "A", "A"]
     assert mixed.letters([2, 0, 1], {(0, 1), (1, 2), (0, 2)}) == ["B", "C", "A"]
     assert mixed.letters([2, 0, 1], {(1, 2)}) == ["AB", "B", "A"]
+
+
+def test_where_the_groups_leave_no_rest_there_is_no_fit():
+    assert not mixed.linear(np.repeat([1.0, 2.0, 4.0], 4), np.eye(2)[np.arange(12) % 2], [np.repeat(np.arange(3), 4)]).converged
