@@ -126,13 +126,13 @@ class Sessions(Strict):
         unique([ask.key for ask in asks], "key")
         return asks
 
-    @field_validator("quiz", "gold")
+    @field_validator("quiz", "gold", check_fields=False)  # eval.collect has no gold
     @classmethod
     def questions_once(cls, entries: list) -> list:
         unique([one.question for one in entries], "question")
         return entries
 
-    @field_validator("gold")
+    @field_validator("gold", check_fields=False)
     @classmethod
     def gold_suffices(cls, gold: list[Gold], info: ValidationInfo) -> list[Gold]:
         if {"per_rater", "gold_every"} <= set(info.data):
