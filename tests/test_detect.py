@@ -24,7 +24,7 @@ def dialogue(person=0, goal=0, who="natural", turns=2, seed=1, **changes):
 
     def turn(t):
         said = {"repeats_strict": False, "repeats": False, "finish": "stop", "usage": {}, "seed": 1, "dropped": 0}
-        found = {"prompt_strict": None, "found": 1, "found_strict": 1, "stop": False, "failure": None, "self_reply": [], "temperature": 1.0, "top_p": 1.0}
+        found = {"prompt_strict": None, "found": 1, "found_strict": 1, "stop": False, "stop_failure": False, "failure": None, "self_reply": [], "temperature": 1.0, "top_p": 1.0}
         attempt = Attempt(raw="r", text="t", prompt=f"{who} p{person} g{goal} t{t}", **said, **found)
         answer = Response(raw="a", text=f"answer {t}", **said)
         return Turn(t=t, attempts=[attempt], response=answer, complete=True)

@@ -1,0 +1,196 @@
+"""The pages of detection studies and of the collection in a real browser: whole sessions, reloads, two tabs, the back button, a killed server.
+
+.venv/bin/python -m pytest tests/test_detect_browser.py -m slow -n 0
+SCREENS=out/screens .venv/bin/python -m pytest tests/test_detect_browser.py -m slow -n 0       # and a PNG of every screen, to be looked at
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from browser import DESKTOP, PHONE, axe, browser  # noqa: F401  (fixture)
+from conftest import ROOT
+from test_detect import VALUES, design
+
+from datagen.files import write_text
+from eval import detectdesign
+from eval.detectstore import joined
+from tiny.serve import die_with_parent, free_port
+
+pytestmark = pytest.mark.slow  # a browser, and Gradio's import
+SCREENS = os.environ.get("SCREENS")
+STAGE, NOTE = "document.documentElement.dataset.stage", "document.getElementById('note').innerText.trim()"
+POSITION = "+document.getElementById('progress').innerText.split(' ')[0]"
+PRESSED = "[...document.querySelectorAll('[aria-pressed=true]')].map(element => element.innerText || element.getAttribute('aria-label'))"
+
+
+def look(page, name):
+    """Keeps a picture, if they are asked for."""
+    if SCREENS:
+        page.screenshot(Path(SCREENS) / f"{name}.png")
+
+
+class Server:
+    """The real page of a study in a process of its own, which can be killed and started again at the same address."""
+
+    def __init__(self, module: str, folder: Path, study: Path, **environment: str):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.command = [sys.executable, "-m", module, folder, "--study", study, "--port", self.port]
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+        self.cwd = folder.parent
+        self.process = None
+        self.start()
+
+    def start(self) -> None:
+        self.log = (self.cwd / "page.log").open("ab")
+        self.process = subprocess.Popen(list(map(str, self.command)), cwd=self.cwd, env=self.environment, stdout=self.log, stderr=self.log, preexec_fn=die_with_parent)
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), urllib.request.urlopen(self.url, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+            assert self.process.poll() is None, (self.cwd / "page.log").read_text()
+            time.sleep(0.2)
+        raise AssertionError((self.cwd / "page.log").read_text())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Starts the page of a frozen design; all are ended after the test."""
+    running = []
+
+    def start(module, study, folder, **environment):
+        values = study.model_dump(mode="json")
+        write_text(tmp_path / f"{study.name}.yaml", json.dumps(values))
+        running.append(Server(module, folder, tmp_path / f"{study.name}.yaml", **environment))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.kill()
+
+
+@pytest.fixture
+def detection(tmp_path, served):
+    changes = {"questionnaire": VALUES["questionnaire"][1:2], "quiz": VALUES["quiz"][1:2], "gold_every": 6, "participants": 4, "minimum_seconds": 0.3}
+    study = design(tmp_path, **changes)
+    folder, _, _ = detectdesign.freeze(study, tmp_path / "out")
+    return served("eval.detect", study, folder)
+
+
+def admitted(page, url, prefix=None):
+    """Through consent, questionnaire and quiz to the first pair."""
+    page.open(url)
+    page.until(f"{STAGE} === 'consent'")
+    if prefix:
+        look(page, f"{prefix}-consent")
+    page.click("I have read this and agree to take part")
+    page.until(f"{STAGE} === 'questions'")
+    page.click("well (B2)")
+    page.click("Go on")
+    page.until(f"{STAGE} === 'quiz'")
+    page.click("Not sure")
+    page.click("Go on")
+    page.until(f"{STAGE} === 'ballot'")
+    page.until("document.querySelectorAll('.utterance').length > 0")
+
+
+def at(page, n):
+    page.until(f"{STAGE} === 'ballot' && {POSITION} === {n}")
+    time.sleep(0.4)
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_whole_session_with_a_reload_in_the_middle_and_the_back_button(browser, detection, size, request):  # noqa: F811
+    name = f"detect-{request.node.callspec.id}"
+    page = browser.page(size)
+    admitted(page, detection.url, name)
+    folder = detection.cwd / "detection"
+    at(page, 1)
+    look(page, f"{name}-pair")
+    page.click_on("document.getElementById('say')")  # nothing chosen yet
+    page.until(f"{NOTE}.includes('which dialogue is artificial')")
+    time.sleep(0.4)
+    page.click("Dialogue 2") if size.touch else page.press("2")
+    page.click_on("document.querySelector('#answer [data-confidence=\"3\"]')")
+    page.click_on("document.querySelector('.utterance[data-side=right][data-number=\"1\"]')")
+    page.until("document.getElementById('picked').innerText.startsWith('Utterance 1 of dialogue 2')")
+    look(page, f"{name}-chosen")
+    before = page.js(PRESSED)
+    page.reload()  # in the middle of an answer
+    at(page, 1)
+    assert page.js(PRESSED) == before and len(before) == 3
+    page.click_on("document.getElementById('say')")
+    at(page, 2)
+    assert page.js(PRESSED) == []  # the next pair begins with nothing chosen
+    page.open("about:blank")
+    page.back()
+    at(page, 2)
+    page.click("Not sure")
+    page.click_on("document.querySelector('#answer [data-confidence=\"1\"]')")
+    page.click_on("document.getElementById('say')")
+    at(page, 3)
+    n = 3
+    while page.js(STAGE) == "ballot":
+        page.press("1", "8", "ArrowDown", "ArrowDown", "Enter") if not size.touch else [
+            page.click_on(f"document.querySelector('{what}')")
+            for what in ('[data-choice="left"]', '[data-confidence="2"]', '.utterance[data-side="left"][data-number="2"] .pick', "#say")
+        ]
+        n += 1
+        page.until(f"{STAGE} !== 'ballot' || {POSITION} === {n}")
+        time.sleep(0.4)
+    page.until(f"{STAGE} === 'end done'")
+    look(page, f"{name}-end")
+    rows, _ = joined(folder)
+    assert len(rows) == 7 == n - 1 and [row["kind"] for row in rows].count("gold") == 1
+    said = [(row["choice"], row["confidence"], row["utterance"]) for row in rows]
+    assert said[:2] == [("right", 3, 1), ("unsure", 1, None)] and set(said[2:]) == {("left", 2, 2)}
+    assert page.foreign(detection.url) == [] and page.errors == []
+    assert page.js("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_two_tabs_a_killed_server_and_hurried_clicks_give_each_pair_one_answer(browser, detection):  # noqa: F811
+    page = browser.page(DESKTOP)
+    admitted(page, detection.url)
+    other = page.beside()
+    other.open(detection.url)
+    at(other, 1)
+    at(page, 1)
+    page.press("0", "9", "Enter")
+    at(page, 2)
+    other.press("1", "7", "ArrowDown", "Enter")  # a pair that is done
+    other.until(f"{NOTE}.includes('counted before')")
+    at(other, 2)
+    detection.kill()
+    page.press("2", "8", "ArrowDown", "Enter")
+    time.sleep(1)
+    detection.start()
+    page.reload()
+    at(page, 2)
+    assert len(page.js(PRESSED)) == 3  # what was begun is still there
+    page.click_on("document.getElementById('say')", times=2)
+    at(page, 3)
+    rows, _ = joined(detection.cwd / "detection")
+    assert [(row["choice"], row["confidence"]) for row in rows] == [("unsure", 3), ("right", 2)]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_pair_has_no_grave_fault_of_accessibility(browser, detection, dark):  # noqa: F811
+    page = browser.page(DESKTOP, dark=dark)
+    admitted(page, detection.url)
+    at(page, 1)
+    page.press("1", "8", "ArrowDown")
+    look(page, f"detect-{'dark' if dark else 'light'}")
+    assert axe(page) == []
