@@ -74,7 +74,7 @@ TABLES = ("vote", "assignment", "rater", "item")  # in the order in which they c
 QUIZ_TRIES = 2
 SAID_BY_RATERS = ("vote", "answers", "quiz", "said", "replied")  # events that `erase` deletes for those who withdrew; the last two are those of eval.collect
 # Most calls a minute, kept in memory only. A class behind one address has to get in at once; 20 wrong passwords a minute find none.
-LIMITS = {"rater": 240, "invite": 30, "address": 300, "wrong": 20}
+LIMITS = {"rater": 240, "invite": 30, "address": 300, "wrong": 20, "said": 15}
 INPUTS, LAYOUTS = ("key", "mouse", "touch"), ("row", "stack")
 
 
