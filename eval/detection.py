@@ -31,7 +31,7 @@ from eval.surface import wilson
 
 OUTCOMES = {"detected": "the simulated one", "fooled": "the natural one", "unsure": "not sure"}
 CONFIDENCE = {1: "somewhat confident", 2: "confident", 3: "very confident"}
-LEAST = 5  # answers, below which a model has no part in the linear fits
+LEAST = 20  # answers on each model, below which no mixed model is fitted: its variances could not be told
 
 # Table 3 of the paper: answers of 200 for each inquirer. Those that did not name the simulated dialogue; its "not sure" answers are not given apart.
 PAPER = {"Llama-2": 67, "Mixtral": 88, "Vicuna": 45, "GPT4": 70}

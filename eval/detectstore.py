@@ -87,7 +87,10 @@ class DetectStore(Store):
         """As votes.Store._draw: the next of the participant's list, on the side that the design gives it, or an attention check."""
         voted = self.db.execute("SELECT * FROM assignment WHERE rater = ? AND state = 'voted' ORDER BY position", [rater]).fetchall()
         seen, slot = {row["question_id"] for row in voted}, self.slots.get(rater)
-        main = self._left(rater, slot, seen) if slot is not None and self.holders[slot][0] == rater else []
+        mine = slot is not None and self.holders[slot][0] == rater
+        if not mine and not opened:
+            return None, 0  # no check without a pair
+        main = self._left(rater, slot, seen) if mine else []
         gold = [item for item in self.items.values() if kind_of(item) == "gold" and item["question_id"] not in seen]
         gold.sort(key=lambda item: sha256(f"{self.study.seed}:{rater}:{item['item']}"))
         if opened and opened["kind"] == "main":

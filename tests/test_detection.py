@@ -139,7 +139,7 @@ def test_a_model_that_is_always_detected_is_said_and_spoils_nothing_else():
     assert found["detection probability"]["note"] == "not fitted: all answers on n are alike, so no finite logit fits"
     assert found["duration, log seconds"]["note"] == "not fitted: all values are equal"
     rows = many("m", 20, 10, 3) + many("n", 3, 0, 0)
-    assert detection.effects(rows)[0]["note"] == "not fitted: fewer than 5 answers on n"
+    assert detection.effects(rows)[0]["note"] == "not fitted: fewer than 20 answers on n"
     assert detection.effects(many("m", 20, 10, 3))[0]["note"] == "there is nothing to compare: answers on fewer than two models"
 
 
