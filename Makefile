@@ -87,9 +87,12 @@ FOUND ?=
 ROLEPLAY ?= datagen/roleplay/config.yaml
 # Sets of dialogues side by side in `make roleplay-report`, by name; empty: that of PROFILE.
 SETS ?=
+# Design of a detection study, and of a collection of natural dialogues.
+DETECTION ?= eval/detection.yaml
+COLLECTION ?= eval/collection.yaml
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE NAME RUBRIC MEDOIDS PREVIEW STUDY PLAN RATERS ROLEPLAY SETS FOUND PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE NAME RUBRIC MEDOIDS PREVIEW STUDY PLAN RATERS DETECTION COLLECTION ROLEPLAY SETS FOUND PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -133,6 +136,8 @@ endif
 EVALUATED   := $(if $(filter command line,$(origin RUN)),,$(OUT)/$(if $(filter merged,$(WHAT)),merged/merge.json,done))
 ITEMS_READY := $(if $(filter out/items,$(ITEMS)),out/items.ready)
 VOTES := out/votes/$(shell sed -n 's/^name: *\([^ \#]*\).*/\1/p' $(STUDY) 2>/dev/null)
+DETECT  := out/detect/$(shell sed -n 's/^name: *\([^ \#]*\).*/\1/p' $(DETECTION) 2>/dev/null)
+COLLECT := out/collect/$(shell sed -n 's/^name: *\([^ \#]*\).*/\1/p' $(COLLECTION) 2>/dev/null)
 STORE := data/responses
 PART  := $(DATA)$(if $(SHARD),/shards/$(subst /,of,$(SHARD)))
 # The pairs that are looked at and published: yours, or those made here.
@@ -168,7 +173,7 @@ ANSWERS     := $(OUT)/answers$(if $(LIMIT),-first-$(LIMIT)).jsonl
 SERVE_BOTH  := $(if $(filter tiny/endpoint,$(MODEL)/$(ENGINE)),$(TINY_GGUF) $(OUT)/tuned.gguf)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure traits rate vote-plan vote vote-demo vote-report roleplay roleplay-report publish-votes report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure traits rate vote-plan vote vote-demo vote-report collect detect detect-report roleplay roleplay-report publish-votes report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -283,6 +288,18 @@ roleplay: $(SERVED) | $(READY)  ## Dialogues between a model that plays a person
 
 roleplay-report: | $(READY)  ## Turns, failures and lexical diversity of role-played dialogues, by inquirer and persona (SETS=)
 	@$(PY) -m eval.roleplay $(addprefix data/roleplay/,$(or $(SETS),$(PROFILE)))
+
+# The collection asks the responder of its design: the embedded model's server runs beside the page, unless you have an endpoint of your own.
+collect: $(if $(OPENAI_BASE_URL),,$(TINY_GGUF)) | $(READY)  ## The page on which people make natural dialogues, at 127.0.0.1:7860 (COLLECTION=)
+	@$(PY) -m eval.collectstore --study $(COLLECTION)
+	@$(if $(OPENAI_BASE_URL),,$(PY) -m tiny.serve $(TINY_GGUF) --) $(PY) -m eval.collect $(COLLECT) --study $(COLLECTION)
+
+detect: | $(READY)  ## The page of a detection study, at 127.0.0.1:7860: which of two dialogues is artificial? (DETECTION=)
+	@$(PY) -m eval.detectdesign --study $(DETECTION)
+	@$(PY) -m eval.detect $(DETECT) --study $(DETECTION)
+
+detect-report: | $(READY)  ## Undetectability with intervals, mixed models, letters, beside the paper's Tables 3 and 10
+	@$(PY) -m eval.detectionreport $(DETECT)
 
 report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
 

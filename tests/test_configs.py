@@ -68,7 +68,7 @@ def test_there_are_as_many_yaml_files_as_we_think():
         *(f"datagen/roleplay/{name}.yaml" for name in ("config", "goals", "personas")),
         "datagen/topics.yaml",
         *(f"eval/guards/{name}.yaml" for name in GUARDS),
-        *(f"eval/{name}.yaml" for name in ("items", "probes", "published", "study")),
+        *(f"eval/{name}.yaml" for name in ("collection", "detection", "items", "probes", "published", "study")),
     ]
 
 

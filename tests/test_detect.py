@@ -24,7 +24,8 @@ def dialogue(person=0, goal=0, who="natural", turns=2, seed=1, **changes):
 
     def turn(t):
         said = {"repeats_strict": False, "repeats": False, "finish": "stop", "usage": {}, "seed": 1, "dropped": 0}
-        found = {"prompt_strict": None, "found": 1, "found_strict": 1, "stop": False, "stop_failure": False, "failure": None, "self_reply": [], "temperature": 1.0, "top_p": 1.0}
+        found = {"prompt_strict": None, "found": 1, "found_strict": 1, "stop": False, "stop_failure": False, "failure": None, "self_reply": []}
+        found |= {"temperature": 1.0, "top_p": 1.0}
         attempt = Attempt(raw="r", text="t", prompt=f"{who} p{person} g{goal} t{t}", **said, **found)
         answer = Response(raw="a", text=f"answer {t}", **said)
         return Turn(t=t, attempts=[attempt], response=answer, complete=True)
@@ -342,3 +343,35 @@ def test_a_changed_file_is_refused(make):
     with pytest.raises(UserError, match="not the file that the study was frozen with"):
         joined(store.folder)
     assert detectstore.OUTCOMES["tie"] == "unsure"
+
+
+# ---------------------------------------------------------------- report
+
+
+def test_the_report_is_written_whole_and_says_why_there_is_no_fit(make):
+    store = make()
+    for rater in [store.join() for _ in range(4)]:
+        answer_all(store, rater)
+    done = inside("eval.detectionreport", store.folder)
+    assert "24 answers of 4 participants on dialogues of 4 persons" in done.stdout
+    page, text = ((store.folder / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert "not fitted: fewer than 20 answers on m0, m1" in text and "people&#39;s answers" in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "") and page.count("data:image/svg+xml") == 2
+    assert read_json(store.folder / "report.json")["models"]["m0"]["n"] == 12
+
+
+def test_every_table_of_a_fitted_study_has_its_numbers(tmp_path):
+    import numpy as np
+
+    from benchmarks.detection import Setting, simulate
+    from eval import detectionreport
+
+    rows = simulate(np.random.default_rng(1), Setting((0.2, 1.0, 0.0, 0.5)))
+    found = {"study": "s", "whose": "simulated participants"} | detection.statistics(rows, 0.1, {"gold_failed": 2, "median_seconds": 0})
+    for one in [*found["models"].values(), found["all"]]:
+        one["undetected"]["participants"] = one["undetected"]["raters"]
+    made = {table["title"].partition(" (sim")[0]: table for table in detectionreport.tables(found)}
+    assert len(made) == 16 and all(len(row) == len(table["head"]) for table in made.values() for row in table["rows"])
+    assert len(made["Contrasts of models"]["rows"]) == 10 * 6 and len(made["How often the simulated dialogue was not detected"]["rows"]) == 5
+    assert "chi2(3) = " in made["Detection probability: model and its letters"]["notes"][0]
+    assert set(detectionreport.figures(found, tmp_path)) == {"undetected", "outcomes", "effects"} and len(list(tmp_path.glob("*.svg"))) == 3

@@ -66,34 +66,34 @@ class Server:
         self.log.close()
 
 
+def serving(module, study, folder, **environment):
+    """The page of a frozen design."""
+    write_text(folder.parent / "design.yaml", json.dumps(study.model_dump(mode="json")))
+    return Server(module, folder, folder.parent / "design.yaml", **environment)
+
+
+@pytest.fixture(scope="module")
+def detection(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detection")
+    changes = {"questionnaire": VALUES["questionnaire"][1:2], "quiz": VALUES["quiz"][1:2], "gold_every": 6, "participants": 8, "minimum_seconds": 0.3}
+    study = design(folder, persons=8, **changes)
+    server = serving("eval.detect", study, detectdesign.freeze(study, folder / "out")[0])
+    yield server
+    server.kill()
+
+
 @pytest.fixture
-def served(tmp_path):
-    """Starts the page of a frozen design; all are ended after the test."""
-    running = []
-
-    def start(module, study, folder, **environment):
-        values = study.model_dump(mode="json")
-        write_text(tmp_path / f"{study.name}.yaml", json.dumps(values))
-        running.append(Server(module, folder, tmp_path / f"{study.name}.yaml", **environment))
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.kill()
-
-
-@pytest.fixture
-def detection(tmp_path, served):
-    changes = {"questionnaire": VALUES["questionnaire"][1:2], "quiz": VALUES["quiz"][1:2], "gold_every": 6, "participants": 4, "minimum_seconds": 0.3}
-    study = design(tmp_path, **changes)
-    folder, _, _ = detectdesign.freeze(study, tmp_path / "out")
-    return served("eval.detect", study, folder)
+def said(detection):
+    """The answers of those who came during a test, in their order."""
+    folder = detection.cwd / "detection"
+    before = {row["participant"] for row in joined(folder)[0]}
+    return lambda: [row for row in joined(folder)[0] if row["participant"] not in before]
 
 
 def admitted(page, url, prefix=None):
     """Through consent, questionnaire and quiz to the first pair."""
     page.open(url)
-    page.until(f"{STAGE} === 'consent'")
+    page.until(f"{STAGE} === 'consent'", 90)
     if prefix:
         look(page, f"{prefix}-consent")
     page.click("I have read this and agree to take part")
@@ -113,11 +113,10 @@ def at(page, n):
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_a_whole_session_with_a_reload_in_the_middle_and_the_back_button(browser, detection, size, request):  # noqa: F811
+def test_a_whole_session_with_a_reload_in_the_middle_and_the_back_button(browser, detection, said, size, request):  # noqa: F811
     name = f"detect-{request.node.callspec.id}"
     page = browser.page(size)
     admitted(page, detection.url, name)
-    folder = detection.cwd / "detection"
     at(page, 1)
     look(page, f"{name}-pair")
     page.click_on("document.getElementById('say')")  # nothing chosen yet
@@ -153,15 +152,15 @@ def test_a_whole_session_with_a_reload_in_the_middle_and_the_back_button(browser
         time.sleep(0.4)
     page.until(f"{STAGE} === 'end done'")
     look(page, f"{name}-end")
-    rows, _ = joined(folder)
+    rows = said()
     assert len(rows) == 7 == n - 1 and [row["kind"] for row in rows].count("gold") == 1
-    said = [(row["choice"], row["confidence"], row["utterance"]) for row in rows]
-    assert said[:2] == [("right", 3, 1), ("unsure", 1, None)] and set(said[2:]) == {("left", 2, 2)}
+    told = [(row["choice"], row["confidence"], row["utterance"]) for row in rows]
+    assert told[:2] == [("right", 3, 1), ("unsure", 1, None)] and set(told[2:]) == {("left", 2, 2)}
     assert page.foreign(detection.url) == [] and page.errors == []
     assert page.js("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_two_tabs_a_killed_server_and_hurried_clicks_give_each_pair_one_answer(browser, detection):  # noqa: F811
+def test_two_tabs_a_killed_server_and_hurried_clicks_give_each_pair_one_answer(browser, detection, said):  # noqa: F811
     page = browser.page(DESKTOP)
     admitted(page, detection.url)
     other = page.beside()
@@ -182,8 +181,7 @@ def test_two_tabs_a_killed_server_and_hurried_clicks_give_each_pair_one_answer(b
     assert len(page.js(PRESSED)) == 3  # what was begun is still there
     page.click_on("document.getElementById('say')", times=2)
     at(page, 3)
-    rows, _ = joined(detection.cwd / "detection")
-    assert [(row["choice"], row["confidence"]) for row in rows] == [("unsure", 3), ("right", 2)]
+    assert [(row["choice"], row["confidence"]) for row in said()] == [("unsure", 3), ("right", 2)]
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
