@@ -87,8 +87,9 @@ FOUND ?=
 ROLEPLAY ?= datagen/roleplay/config.yaml
 # Sets of dialogues side by side in `make roleplay-report`, by name; empty: that of PROFILE.
 SETS ?=
-# Design of a detection study, and of a collection of natural dialogues.
+# Design of a detection study.
 DETECTION ?= eval/detection.yaml
+# Design of a collection of natural dialogues.
 COLLECTION ?= eval/collection.yaml
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
@@ -290,9 +291,10 @@ roleplay-report: | $(READY)  ## Turns, failures and lexical diversity of role-pl
 	@$(PY) -m eval.roleplay $(addprefix data/roleplay/,$(or $(SETS),$(PROFILE)))
 
 # The collection asks the responder of its design: the embedded model's server runs beside the page, unless you have an endpoint of your own.
-collect: $(if $(OPENAI_BASE_URL),,$(TINY_GGUF)) | $(READY)  ## The page on which people make natural dialogues, at 127.0.0.1:7860 (COLLECTION=)
+OWN_SERVER = $(if $(filter undefined,$(origin OPENAI_BASE_URL)),$(TINY_GGUF))
+collect: $(OWN_SERVER) | $(READY)  ## The page on which people make natural dialogues, at 127.0.0.1:7860 (COLLECTION=)
 	@$(PY) -m eval.collectstore --study $(COLLECTION)
-	@$(if $(OPENAI_BASE_URL),,$(PY) -m tiny.serve $(TINY_GGUF) --) $(PY) -m eval.collect $(COLLECT) --study $(COLLECTION)
+	@$(if $(OWN_SERVER),$(PY) -m tiny.serve $(OWN_SERVER) --) $(PY) -m eval.collect $(COLLECT) --study $(COLLECTION)
 
 detect: | $(READY)  ## The page of a detection study, at 127.0.0.1:7860: which of two dialogues is artificial? (DETECTION=)
 	@$(PY) -m eval.detectdesign --study $(DETECTION)
