@@ -190,7 +190,7 @@ def figures(found: dict, folder: Path) -> dict[str, str]:
     axis.set_yticks(range(len(rows)), [row[0] for row in rows])
     axis.set_xlim(0, 100)
     axis.set_ylim(-0.7, len(rows) - 0.3)
-    axis.set_xlabel("undetected, %, 95 % intervals (paper: Wilson's); models that share a letter do not differ, uncorrected")
+    axis.set_xlabel("undetected, %, 95 % intervals (paper: Wilson's)\nmodels that share a letter do not differ at 5 %, uncorrected")
     axis.set_title(f"{found['study']}: simulated dialogues that were not detected ({whose})", loc="left", fontsize=10)
     save(fig, folder / "undetected")
 
