@@ -9,6 +9,11 @@ Printed with Wilson's interval for the number of studies:
 2. coverage of 95 % intervals of contrasts, and their mean error, at effects of the paper's size;
 3. no model differs: how often the Wald test at 5 % says so all the same, with and without (1|participant:model), and how often any contrast does, without
    correction, by Holm, by Tukey (family-wise error); the same for the linear models of position and duration.
+
+Measured (300 studies a setting): the study's own intervals covered 94.3 to 97.3 %, Wilson's 74.7 % where participants and persons differ by 0.8; contrasts of the
+paper's size were covered in 94.8 % [93.7, 95.8]; the difference between Llama-2 and Mixtral is found in 59.0 % [53.4, 64.4] of studies without
+correction, in 29.7 % [24.8, 35.1] by Tukey; where no model differs, some uncorrected contrast of detection is significant in 26.3 % [21.7, 31.6],
+by Tukey in 5.0 % [3.1, 8.1].
 """
 
 import argparse

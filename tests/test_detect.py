@@ -375,3 +375,38 @@ def test_every_table_of_a_fitted_study_has_its_numbers(tmp_path):
     assert len(made["Contrasts of models"]["rows"]) == 10 * 6 and len(made["How often the simulated dialogue was not detected"]["rows"]) == 5
     assert "chi2(3) = " in made["Detection probability: model and its letters"]["notes"][0]
     assert set(detectionreport.figures(found, tmp_path)) == {"undetected", "outcomes", "effects"} and len(list(tmp_path.glob("*.svg"))) == 3
+
+
+# ---------------------------------------------------------------- page
+
+
+def test_a_pair_shows_both_dialogues_alike_and_hostile_text_does_nothing():
+    from eval.detect import pair_html
+    from eval.votes import Ballot
+
+    hostile = "<script>x</script>${y}<img src=x onerror=y>"
+    said = [["inquirer", hostile], ["responder", "fine"]]
+    shown = pair_html(Ballot("token", "", said, said, 1, 2), "rendered")
+    assert "<script" not in shown and "<img" not in shown and "${" not in shown and "token" not in shown
+    left, right = shown.split("<h2>Dialogue 2</h2>")
+    assert left.split("<h2>Dialogue 1</h2>")[1].count("utterance") == right.count("utterance") and 'data-side="right" data-number="2"' in right
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"choice": 1, "confidence": "2", "side": [], "number": {}}', "{"])
+def test_what_the_browser_says_is_taken_only_where_it_makes_sense(text):
+    from eval.detect import answer_of
+
+    assert answer_of(text) == {}
+    assert answer_of('{"choice": "tie", "confidence": 2, "side": "left", "number": 3, "item": "x"}') == {"choice": "tie", "confidence": 2, "side": "left", "number": 3}
+
+
+@pytest.mark.slow  # Gradio's import
+def test_the_page_says_nothing_of_models_pairs_or_sides(make):
+    from eval import detect, vote
+
+    vote.quiet_gradio()
+    store = make()
+    config = json.dumps(vote.build(store, False, detect.detecting(store)).get_config_file(), default=str)
+    for word in ("m0", "m1", "natural", "simulated", "expected", "key.json", *list(store.items)[:3]):
+        assert word not in config, word
+    assert "http" not in vote.options("detect")["head"] and "utterance" in vote.options("detect")["head"]
