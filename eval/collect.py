@@ -54,7 +54,7 @@ class Responder:
 
     def __init__(self, study: Collection, store: Path = REPLIES):
         self.rules, self.seed = study.rules, study.seed
-        self.system = self.rules.prompt("responder_system")
+        self.system = self.rules.prompt("responder_system") if self.rules.responder.system else ""
         self.tries: dict[str, int] = {}
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
