@@ -288,6 +288,7 @@ def test_a_whole_collection_with_a_reload_the_back_button_and_a_second_tab(brows
     other.click("Send")
     other.until(f"{NOTE}.includes('another tab')")
     assert other.js(f"{MESSAGES}.length") == 6 and other.js("document.getElementById('text').value") == "from the other tab"
+    other.close()
     page.click("I have reached my goal")
     page.until(f"{POSITION} === 2 && {MESSAGES}.length === 0")
     page.click("Go on without")
