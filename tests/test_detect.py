@@ -348,6 +348,7 @@ def test_a_changed_file_is_refused(make):
 # ---------------------------------------------------------------- report
 
 
+@pytest.mark.slow  # figures
 def test_the_report_is_written_whole_and_says_why_there_is_no_fit(make):
     store = make()
     for rater in [store.join() for _ in range(4)]:
@@ -360,6 +361,7 @@ def test_the_report_is_written_whole_and_says_why_there_is_no_fit(make):
     assert read_json(store.folder / "report.json")["models"]["m0"]["n"] == 12
 
 
+@pytest.mark.slow  # figures
 def test_every_table_of_a_fitted_study_has_its_numbers(tmp_path):
     import numpy as np
 
