@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from datagen.client import Request
+from datagen.config import read_prompt
 from datagen.files import UserError, canonical, entry, sha256
 from datagen.roleplay import dialogue as play
 from datagen.roleplay.record import Response
@@ -54,7 +55,7 @@ class Responder:
 
     def __init__(self, study: Collection, store: Path = REPLIES):
         self.rules, self.seed = study.rules, study.seed
-        self.system = self.rules.prompt("responder_system") if self.rules.responder.system else ""
+        self.system = read_prompt(Path(self.rules.prompts) / "responder_system.txt") if self.rules.responder.system else ""
         self.tries: dict[str, int] = {}
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()

@@ -67,8 +67,9 @@ def test_there_are_as_many_yaml_files_as_we_think():
         *(f"datagen/{name}.yaml" for name in ("config", "identity", "models")),
         *(f"datagen/roleplay/{name}.yaml" for name in ("config", "goals", "personas")),
         "datagen/topics.yaml",
+        *(f"eval/{name}.yaml" for name in ("collection", "detection")),
         *(f"eval/guards/{name}.yaml" for name in GUARDS),
-        *(f"eval/{name}.yaml" for name in ("collection", "detection", "items", "probes", "published", "study")),
+        *(f"eval/{name}.yaml" for name in ("items", "probes", "published", "study")),
     ]
 
 
