@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from datagen.alignment import FEW, LARGE, SEED, SIDES, answering, mean_interval, share
 from datagen.balance import length
 from datagen.files import UserError, canonical, entry, sha256, templates, write_json, write_text
-from datagen.filters import REFUSAL
+from datagen.filters import REFUSAL, TAG
 from datagen.format import answer_text, conversation, read_pairs
 from datagen.near import Near
 from eval.surface import AI, CONTRACTION, EMOJI, FIRST_PERSON, MARKDOWN, asks_back, plain
@@ -102,7 +102,7 @@ def near_groups(texts: list[str]) -> list[int]:
 # searched for template tokens only.
 LETTER = r"[^\W\d_]"
 LEFTOVERS = {
-    "chat-template token": re.compile(r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>|^#{2,3} ?(Instruction|Response|Human|Assistant):", re.MULTILINE),
+    "chat-template token": TAG,
     "bold or heading": re.compile(rf"^\W{{0,3}}\*\*[^*]+\*\*|\*\*[^*]+\*\*\W{{0,3}}$|^#{{1,6}} +{LETTER}"),
     "number or bullet in front": re.compile(rf"^(\(?\d{{1,3}}[.)]|[-*•]|Q(uestion)? ?\d+[.:)])\s+[\"“']?{LETTER}(?!.*\s\(?\d{{1,3}}[.)]\s)"),
     "preamble of a list": re.compile(r"^(sure|okay|certainly|of course|here (are|is)|below are)\b[^.?\n]{0,80}\b(questions?|prompts?)\b[^.?\n]{0,40}:", re.IGNORECASE),
