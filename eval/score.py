@@ -3,6 +3,7 @@
     python -m eval.score out/tiny/answers.jsonl                   # base against tuned; or: make score TEXTS=out/tiny/answers.jsonl
     python -m eval.score data/tiny/pairs.jsonl                    # what the chosen answers have that the rejected have not
     python -m eval.score texts.jsonl --text some-id               # one text explained in words
+    python -m eval.score out/tiny/answers.jsonl --second data/tiny/second.json     # also by a scorer that made no pairs (eval.second)
 
 Rows: answers (`base`, `tuned`), pairs (`prompt`, `chosen`, `rejected`), games (`datagen.traits.contrast`), or texts (`text`, or `transcript` with lines I: and W:).
 Writes FILE-likeness.jsonl (each text: raw score, z, what each trait adds), .json, .html, .md, .svg and .png beside it.
@@ -19,8 +20,8 @@ import numpy as np
 
 from datagen.files import UserError, entry, read_text, sha256, templates, write_json, write_jsonl, write_text
 from datagen.format import read_pairs
-from datagen.traits.contrast import read
-from eval import likeness, traits
+from datagen.traits.contrast import read, said
+from eval import likeness, second, traits
 from eval.compare import embedded
 from eval.surface import bootstrap, wilson
 from train.monitor import BLUE, VERMILLION, canvas, save
@@ -198,6 +199,46 @@ def per_cent(value: dict) -> str:
     return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
 
 
+def by_second(scorer: dict, rows: list[dict], names: tuple[str, str], kind: str, longer: np.ndarray) -> tuple[dict, np.ndarray]:
+    """(what the second scorer says of two sides, its [rows, 2] scores). `longer` [rows]: the difference in log words."""
+    scores = np.stack([second.raw(scorer, ["\n".join(said(kind, row[name])) for row in rows]) for name in names], axis=1)
+    difference, n = scores[:, 0] - scores[:, 1], len(rows)
+    higher = float((np.sign(difference.round(9)) + 1).sum() / 2)
+    return {
+        "n": n,
+        "means": [float(mean) for mean in scores.mean(axis=0)],
+        "difference": estimate(difference),
+        "higher": {"value": higher / n, **dict(zip(("low", "high"), wilson(higher, n), strict=True)), "n": n},
+        "at equal length": at_equal_length(difference, longer),
+    }, scores
+
+
+def second_table(found: dict) -> list[dict]:
+    """The second scorer's table, where there is one."""
+    other = found.get("second")
+    if not other or "reason" in other:
+        return []
+    first, rest = found["sides"]
+    auc = other["worth"]["auc"]
+    return [
+        {
+            "title": "A second scorer, which made no pairs",
+            "head": ["", "value*", "pairs*"],
+            "rows": [
+                [f"mean of {first} (logit)", f"{other['means'][0]:+.2f}", other["n"]],
+                [f"mean of {rest} (logit)", f"{other['means'][1]:+.2f}", other["n"]],
+                [f"{first} less {rest}", with_interval(other["difference"]), other["n"]],
+                [f"{first} scores higher", per_cent(other["higher"]), other["n"]],
+                ["the difference where both are as long (regression on log words)", with_interval(other["at equal length"]), other["n"]],
+            ],
+            "notes": [
+                f"{other['file']}: runs of letters, fitted on {other['fitted on']['pairs']} pairs of {other['fitted on']['file']}, no surface trait among them; on"
+                f" {auc['n']} held-out pairs of that set its AUC is {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]. Higher: more like the chosen answers there."
+            ],
+        }
+    ]
+
+
 def tables(found: dict) -> list[dict]:
     first, second = found["sides"]
     c, weights = found["compared"], found["weights"]
@@ -248,7 +289,7 @@ def tables(found: dict) -> list[dict]:
         ],
         "notes": [
             "Each number is the chance that a text of the one side has more of the trait than one of the other (AUC; 0.5: no difference); people against models: in the"
-            " texts that the weights were learnt from. The 20 traits that differ most here.",
+            " texts that the weights were learnt from. Those that differ most here come first.",
             *(
                 [f"Over all {c['as among people']['n']} traits the two rank with rho = {with_interval(c['as among people'])} (Spearman; by resampling traits)."]
                 if c["as among people"]
@@ -264,7 +305,7 @@ def tables(found: dict) -> list[dict]:
             ),
         ],
     }
-    return [overall, drift, people]
+    return [overall, *second_table(found), drift, people]
 
 
 def figure(found: dict, out: Path) -> str:
@@ -302,8 +343,8 @@ def figure(found: dict, out: Path) -> str:
     return f"Left: what each trait adds to the score of {first} against {second}. Right: how each trait tells them apart, against how it tells people from models"
 
 
-def report(path: Path, weights: Path | None = None) -> dict:
-    """Scores all texts of a file and writes everything beside it. Returns the summary."""
+def report(path: Path, weights: Path | None = None, other: Path | None = None) -> dict:
+    """Scores all texts of a file, by a second scorer `other` too, and writes everything beside it. Returns the summary."""
     rows, names, kind = rows_of(path)
     place = weights_for(kind, weights)
     model = likeness.load(place)
@@ -311,10 +352,19 @@ def report(path: Path, weights: Path | None = None) -> dict:
     sides = {name: matrix(model, rows, name, kind) for name in names}
     raw = {name: model.raw(x) for name, x in sides.items()}
     adds = {name: model.contributions(x) for name, x in sides.items()}
+    also, again = None, {name: [None] * len(rows) for name in names}
+    if other and len(names) == 2:
+        scorer = second.load(other)
+        also = {"file": other.as_posix(), "sha256": sha256(read_text(other, "a second scorer"))} | {k: scorer[k] for k in ("fitted on", "worth", "reason") if k in scorer}
+        if "reason" not in scorer:
+            words = model.ids.index("turn-words")
+            measured, scores = by_second(scorer, rows, names, kind, sides[names[0]][:, words] - sides[names[1]][:, words])
+            also, again = also | measured, {name: scores[:, i].tolist() for i, name in enumerate(names)}
     write_jsonl(
         beside(path, ".jsonl"),
         [
             {"id": row["id"], "side": name, "raw": float(raw[name][i]), "z": float(model.z(raw[name][i]))}
+            | ({"second": again[name][i]} if again[name][i] is not None else {})
             | {"adds": {trait: round(float(adds[name][i, j]), 4) for j, trait in enumerate(model.ids) if model.weight[j]}}
             for i, row in enumerate(rows)
             for name in names
@@ -330,6 +380,8 @@ def report(path: Path, weights: Path | None = None) -> dict:
         "sides": list(names),
         "mean": {name: estimate(values) for name, values in raw.items()},
     }
+    if also:
+        found["second"] = also
     if len(names) == 2 and len(rows) >= FEW:
         found["compared"] = compare(model, sides[names[0]], sides[names[1]])
         alt = figure(found, beside(path, ""))
@@ -356,12 +408,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", type=Path)
     parser.add_argument("--weights", type=Path, help="from python -m eval.likeness … --save; default: eval/weights/")
+    parser.add_argument("--second", type=Path, help="a second scorer, from python -m eval.second")
     parser.add_argument("--text", help="explain the text with this id, and write nothing")
     args = parser.parse_args()
     if args.text is not None:
         print("\n".join(one(args.texts, args.weights, args.text)))
         return
-    found = report(args.texts, args.weights)
+    found = report(args.texts, args.weights, args.second)
     for name, value in found["mean"].items():
         print(f"{name:10} {with_interval(value)}   mean score of {value['n']} texts (logit; weights {found['weights']['file']})")
     if c := found.get("compared"):
@@ -371,6 +424,8 @@ def main() -> None:
         )
         for row in c["traits"][:8]:
             print(f"  {row['id']:20} {row['first']:8.2f} against {row['second']:8.2f}   adds {with_interval(row['adds'])}")
+        if (other := found.get("second")) and "reason" not in other:
+            print(f"second scorer ({other['file']}): {first} higher in {per_cent(other['higher'])} of {other['n']}; by {with_interval(other['difference'])}")
         print(f"-> {beside(args.texts, '.html')}, .md, .json, .jsonl, .svg")
     else:
         print(f"-> {beside(args.texts, '.jsonl')} and .json{'' if len(found['sides']) == 1 else f'; a comparison needs {FEW} rows'}")
