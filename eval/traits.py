@@ -245,7 +245,7 @@ def matrix(pairs: list[Pair], side: str) -> np.ndarray:
 PROBES = (
     ("reply", "As an AI language model, I do not typically possess feelings. 1. **Furthermore**, sorry — is that OK for you?", "Do you possess feelings, or not"),
     ("reply", "haha sooo *good... i MEAN maybe we dont know tho 😀 but the weather's like 20! yesterday, honestly. thanks u", None),
-    ("dialogue", "I: hi there\nW: Hi there\nI: are you a bot\nW: no\nW: no\nI: sure?\nW: im human lol, and you? Extraordinarily!", None),
+    ("dialogue", "I: hi there\nW: Hi there\nI: are you a bot\nW: no\nW: no\nW: Sure.\nI: sure?\nW: im human lol, and you? Extraordinarily!", None),
 )
 
 
