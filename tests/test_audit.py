@@ -111,3 +111,19 @@ def test_matched_lengths_leave_neither_side_the_longer_one():
     kept, texts, dropped = balance(pairs, length="matched")
     longer = sum((len(a) > len(b)) - (len(a) < len(b)) for a, b in texts)
     assert kept == sorted(kept) and dropped["no partner of mirrored length"] == 400 - len(kept) and longer == 0 and len(kept) > 150
+
+
+def test_the_traits_that_separate_the_sides_stand_beside_those_of_people(tmp_path):
+    report, page = audit(tmp_path, [row | {"chosen": row["chosen"].lower().rstrip(".") + "?"} for row in rows()])
+    found = report["traits"]
+    by_id = {row["id"]: row for row in found["compared"]["traits"]}
+    assert by_id["ends-question"]["separation"] == 1.0 and by_id["all-lowercase"]["separation"] > 0.9 and by_id["ends-stop"]["separation"] == 0.0
+    assert found["compared"]["n"] == 200 and found["weights"]["file"] == "eval/weights/turn.json"
+    section = page.split('id="traits"')[1].split('id="surface"')[0]
+    assert section.count("<tr>") == 11 and "Spearman" in section and 'src="data:image/svg+xml' in section and (tmp_path / "audit-traits.png").exists()
+    assert any("point the way in which people differ from models" in verdict["text"] for verdict in report["verdicts"])
+
+
+def test_too_few_rows_say_nothing_of_traits(tmp_path):
+    report, page = audit(tmp_path, rows()[:8])
+    assert report["traits"] is None and "Not told: too few rows." in page and not (tmp_path / "audit-traits.svg").exists()
