@@ -33,6 +33,7 @@ from eval.compare import embedded
 from eval.surface import AI, CONTRACTION, EMOJI, FIRST_PERSON, MARKDOWN, asks_back, plain
 
 NEAR = 0.7  # Jaccard similarity of word pairs, as in datagen/config.yaml
+COUNTED = 2000  # rows whose traits are counted; more are drawn from by seed
 LONG = 2000  # characters above which prompts are compared by their two ends
 
 # ------------------------------------------------------------------ reading
@@ -247,7 +248,7 @@ def shortcuts(pairs: Pairs, values: dict[str, np.ndarray], words: list[sparse.cs
 
 def traits_of(pairs: Pairs) -> dict | None:
     """Trait by trait, what separates chosen from rejected, beside what separates people from models in the texts of eval/weights/turn.json; None for too few rows."""
-    rows = np.sort(np.random.default_rng(SEED).permutation(len(pairs.numbers))[:LARGE])
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(pairs.numbers))[:COUNTED])
     if len(rows) < FEW:
         return None
     place = score.WEIGHTS / "turn.json"

@@ -89,6 +89,11 @@ def counted(model: likeness.Model, kind: str, text: str, context: str | None) ->
         return np.where(np.isnan(inside).all(axis=0), np.nan, np.nansum(inside, axis=0) / np.maximum(1, (~np.isnan(inside)).sum(axis=0)))
 
 
+def named(place: Path) -> str:
+    """A file as reports name it: from where the command ran."""
+    return place.relative_to(Path.cwd()).as_posix() if place.is_absolute() and place.is_relative_to(Path.cwd()) else place.as_posix()
+
+
 def matrix(model: likeness.Model, rows: list[dict], side: str, kind: str) -> np.ndarray:
     return np.array([counted(model, kind, row[side], row["context"]) for row in rows])
 
@@ -112,6 +117,21 @@ def estimate(values: np.ndarray) -> dict:
     """The mean with its 95 % bootstrap interval over rows."""
     low, high = bootstrap(values) if np.ptp(values) > 0 else (values.mean(),) * 2
     return {"value": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def estimates(columns: np.ndarray) -> list[dict]:
+    """As `estimate`, for every column of [rows, columns] at once, NaN left out: the same 2,000 draws of rows for all, which makes it fast enough for an audit."""
+    n, known = len(columns), ~np.isnan(columns)
+    draws = np.random.default_rng(1).multinomial(n, np.full(n, 1 / n), 2000).astype(float)
+    filled, counts = np.where(known, columns, 0.0), draws @ known
+    means = (draws @ filled) / np.where(counts > 0, counts, np.nan)
+    low, high = np.nanpercentile(means, [2.5, 97.5], axis=0)
+    values = filled.sum(axis=0) / known.sum(axis=0)
+    flat = np.ptp(np.where(known, columns, values), axis=0) == 0  # rounding of a sum is no spread
+    return [
+        {"value": float(v), "low": float(v if same else a), "high": float(v if same else b), "n": int(k)}
+        for v, a, b, k, same in zip(values, low, high, known.sum(axis=0), flat, strict=True)
+    ]
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> dict:
@@ -150,11 +170,11 @@ def compare(model: likeness.Model, first: np.ndarray, second: np.ndarray) -> dic
     about = model.about["traits"]
     lengths = [i for i, name in enumerate(model.ids) if name in traits.LENGTH]
     words = model.ids.index("turn-words")
-    rows = []
-    for i, name in enumerate(model.ids):
-        both = ~np.isnan(first[:, i]) & ~np.isnan(second[:, i])
-        if not both.any():
-            continue
+    rows, differing = [], first - second
+    shown = [i for i in range(len(model.ids)) if not np.isnan(differing[:, i]).all()]
+    measured = estimates(np.hstack([differing[:, shown], adds[:, shown]]))
+    for place, i in enumerate(shown):
+        name, both = model.ids[i], ~np.isnan(differing[:, i])
         rows.append(
             {
                 "id": name,
@@ -162,8 +182,8 @@ def compare(model: likeness.Model, first: np.ndarray, second: np.ndarray) -> dic
                 "weight": float(model.weight[i]),
                 "first": float(first[both, i].mean()),
                 "second": float(second[both, i].mean()),
-                "difference": estimate((first - second)[both, i]),
-                "adds": estimate(adds[:, i]),
+                "difference": measured[place],
+                "adds": measured[len(shown) + place],
                 "separation": traits.separation(first[:, i], second[:, i]),
                 "among people": about[name]["separation"],
                 "beyond": float(np.mean([(side[both, i] < model.low[i]) | (side[both, i] > model.high[i]) for side in (first, second)])),
@@ -370,11 +390,10 @@ def report(path: Path, weights: Path | None = None, other: Path | None = None) -
             for name in names
         ],
     )
-    file = place.relative_to(Path.cwd()).as_posix() if place.is_absolute() and place.is_relative_to(Path.cwd()) else place.as_posix()
     found = {
         "file": path.as_posix(),
         "sha256": sha256(read_text(path, "texts")),
-        "weights": {"file": file, "sha256": sha256(read_text(place, "weights")), "unit": about["unit"], "fitted on": about["fitted on"]}
+        "weights": {"file": named(place), "sha256": sha256(read_text(place, "weights")), "unit": about["unit"], "fitted on": about["fitted on"]}
         | {"pairwise": about["shown"][likeness.SURFACE]["pairwise"]},
         "texts": len(rows),
         "sides": list(names),

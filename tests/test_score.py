@@ -79,6 +79,17 @@ def test_a_comparison_adds_up_and_swapping_the_sides_negates_it():
     assert same["higher"]["value"] == 0.5 and same["difference"] == {"value": 0, "low": 0, "high": 0, "n": 24} and same["plain"]["n"] == 0
 
 
+def test_estimates_of_columns_are_means_over_what_is_known():
+    rng = np.random.default_rng(4)
+    columns = np.column_stack([rng.normal(1, 2, 300), np.full(300, 0.1), np.where(rng.random(300) < 0.5, np.nan, rng.normal(size=300))])
+    one, two, three = score.estimates(columns)
+    assert one["value"] == pytest.approx(columns[:, 0].mean()) and (one["low"], one["high"]) == pytest.approx(
+        tuple(score.estimate(columns[:, 0])[key] for key in ("low", "high")), abs=0.03
+    )
+    assert two == {"value": pytest.approx(0.1), "low": pytest.approx(0.1), "high": pytest.approx(0.1), "n": 300}
+    assert three["n"] == (~np.isnan(columns[:, 2])).sum() and three["value"] == pytest.approx(np.nanmean(columns[:, 2]))
+
+
 def test_one_text_is_explained_in_words(few):
     done = inside("eval.score", few, "--text", "a1")
     lines = done.stdout.splitlines()

@@ -295,7 +295,7 @@ def make(args: argparse.Namespace, settings: config.Settings) -> None:
     stats = {
         "source": args.pairs,
         "source_sha256": sha256(Path(args.pairs).read_bytes()) if Path(args.pairs).exists() else None,
-        "weights": {"file": args.weights.as_posix(), "sha256": sha256(args.weights.read_bytes()), "fitted on": model.about["fitted on"], "unit": model.about["unit"]},
+        "weights": {"file": score.named(args.weights), "sha256": sha256(args.weights.read_bytes()), "fitted on": model.about["fitted on"], "unit": model.about["unit"]},
         "candidates": used,
         "difference asked for": wide["gap"],
         "standard deviation about the mean of the question": wide["spread"],
@@ -315,7 +315,7 @@ def make(args: argparse.Namespace, settings: config.Settings) -> None:
     print(f"{len(rows)} pairs of {stats['questions']} questions in {args.out}, and {len(held)} held out")
     print(f"{candidates['accepted']} of {candidates['asked']} candidates scored")
     print(f"left out: candidates {counted(candidates['reasons'])}; pairs {counted(pairs['reasons'])}")
-    print(f"scores differ by more than {wide['gap']:.3f}; weights {args.weights}, sha256 {stats['weights']['sha256'][:16]}")
+    print(f"scores differ by more than {wide['gap']:.3f}; weights {stats['weights']['file']}, sha256 {stats['weights']['sha256'][:16]}")
     for source, value in stats["mean score by source"].items():
         print(f"  {source}: mean score {value['value']:+.2f} [{value['low']:+.2f}, {value['high']:+.2f}] of {value['n']} questions")
     print(
