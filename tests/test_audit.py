@@ -12,7 +12,8 @@ from datagen.balance import balance
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-    """The figure takes a second, and tests/test_score.py draws it."""
+    """The figure takes a second, and tests/test_score.py draws it; traits are counted in few rows."""
+    monkeypatch.setattr("datagen.audit.COUNTED", 60)
     monkeypatch.setattr("eval.score.figure", lambda found, out: str(out.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")))
 
 
@@ -125,9 +126,9 @@ def test_the_traits_that_separate_the_sides_stand_beside_those_of_people(tmp_pat
     found = report["traits"]
     by_id = {row["id"]: row for row in found["compared"]["traits"]}
     assert by_id["ends-question"]["separation"] == 1.0 and by_id["all-lowercase"]["separation"] > 0.9 and by_id["ends-stop"]["separation"] == 0.0
-    assert found["compared"]["n"] == 200 and found["weights"]["file"] == "eval/weights/turn.json"
+    assert found["compared"]["n"] == 60 and found["weights"]["file"] == "eval/weights/turn.json"
     section = page.split('id="traits"')[1].split('id="surface"')[0]
-    assert section.count("<tr>") == 11 and "Spearman" in section and 'src="data:image/svg+xml' in section
+    assert section.count("<tr>") == 11 and "60 pairs drawn by seed." in section and "Spearman" in section and 'src="data:image/svg+xml' in section
     assert any("point the way in which people differ from models" in verdict["text"] for verdict in report["verdicts"])
 
 
