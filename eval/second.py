@@ -16,14 +16,14 @@ import numpy as np
 
 from datagen.files import UserError, canonical, entry, read_json, read_jsonl, sha256, write_json, write_jsonl
 from datagen.format import read_pairs
-from datagen.traits.contrast import Pair, read, reply, said
+from datagen.traits.contrast import Pair, game, reply, said
 from eval import traits
 from eval.surface import wilson
 
 FORM = "second scorer, 1"
 FEW = 20  # pairs to fit on
 RUNS = {"analyzer": "char_wb", "ngram_range": (2, 4), "lowercase": True, "sublinear_tf": True}
-RARE = 3  # runs in fewer texts are left out
+RARE, MOST = 3, 50_000  # runs in fewer texts are left out, and those that are the rarest beyond so many
 
 
 def mine(pair: Pair) -> bool:
@@ -41,7 +41,7 @@ def fit(pairs: list[Pair]) -> dict:
     from sklearn.linear_model import LogisticRegression
 
     texts = [text_of(pair, side) for side in ("human", "other") for pair in pairs]
-    runs = TfidfVectorizer(**RUNS, min_df=RARE)
+    runs = TfidfVectorizer(**RUNS, min_df=RARE, max_features=MOST)
     model = LogisticRegression(C=10, solver="liblinear", random_state=0).fit(runs.fit_transform(texts), [1] * len(pairs) + [0] * len(pairs))
     names = runs.get_feature_names_out()
     return {"runs": {name: [float(i), float(w)] for name, i, w in zip(names, runs.idf_, model.coef_[0], strict=True)}, "intercept": float(model.intercept_[0])}
@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("--heldout", type=Path, help="its held-out pairs, from `make format`; without them the other half is held out")
     parser.add_argument("--rest", type=Path, help="where to write the rows of the half that this scorer does not see")
     args = parser.parse_args()
-    pairs, (rows, _) = read(args.pairs), read_pairs(args.pairs)
+    rows, places = read_pairs(args.pairs)
+    pairs = [game(row, place) if "game_id" in row else reply(row, place) for row, place in zip(rows, places, strict=True)]
     if args.heldout:
         held = [reply(row | {"prompt": row["messages"]}, args.heldout.name) for row in read_jsonl(args.heldout, "held-out questions, from `make format`")]
     else:

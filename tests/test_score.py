@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT, inside, one_line
 
 from datagen.files import UserError, read_json, read_jsonl, sha256, write_json, write_jsonl
+from datagen.traits import contrast
 from eval import likeness, score, second, traits
 
 EVIL = "<script>alert(1)</script> http://evil.example"
@@ -171,7 +172,7 @@ def made(tmp_path_factory):
 def test_its_half_the_other_half_and_the_held_out_questions_are_disjoint(made):
     everything, rest = {row["prompt"] for row in pairs(100)}, {row["prompt"] for row in read_jsonl(made / "rest.jsonl")}
     held = {row["messages"][0]["content"] for row in read_jsonl(made / "heldout.jsonl")}
-    mine = {pair.context for pair in second.read(made / "pairs.jsonl") if second.mine(pair)} - held
+    mine = {pair.context for pair in contrast.read(made / "pairs.jsonl") if second.mine(pair)} - held
     assert not mine & rest and not rest & held and mine | rest | held == everything
     assert second.load(made / "second.json")["fitted on"]["pairs"] == len(mine) and min(len(mine), len(rest)) > 20
 
@@ -187,7 +188,7 @@ def test_it_knows_no_case_and_no_surface_trait_and_tells_the_sides_apart(made):
 
 
 def test_stored_and_loaded_it_gives_the_same_scores(made):
-    train = [pair for pair in second.read(made / "pairs.jsonl") if second.mine(pair) and pair.context not in {row["prompt"] for row in pairs(30)}]
+    train = [pair for pair in contrast.read(made / "pairs.jsonl") if second.mine(pair) and pair.context not in {row["prompt"] for row in pairs(30)}]
     fresh, stored = second.fit(train), second.load(made / "second.json")
     texts = [row["chosen"] for row in pairs(10)]
     assert np.array_equal(second.raw(fresh, texts), second.raw(stored, texts))
@@ -203,7 +204,7 @@ def test_a_second_scorer_that_was_changed_or_is_none_is_refused(made, tmp_path):
 
 
 def test_a_set_too_small_for_it_says_so_and_stops_nothing(tmp_path, few):
-    write_jsonl(tmp_path / "p.jsonl", pairs(12))
+    write_jsonl(tmp_path / "p.jsonl", pairs(6) * 2)  # ids that stand twice are no fault here, as they are none to `make format`
     assert "second scorer: too few pairs" in inside("eval.second", tmp_path / "p.jsonl", tmp_path / "s.json").stdout
     found = score.report(few, None, tmp_path / "s.json")
     assert found["second"]["reason"].startswith("too few pairs") and "second" not in read_jsonl(few.with_name("few-likeness.jsonl"))[0]
