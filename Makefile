@@ -61,7 +61,7 @@ ITEMS ?= $(if $(filter tiny,$(MODEL)),out/items)
 # Names under which base and tuned model are served, for answers and for BACKEND=endpoint (auto: the one model at OPENAI_BASE_URL, TUNED_BASE_URL).
 BASE_MODEL ?= auto
 TUNED_MODEL ?= auto
-# Replies of each model to each probe of `make disclosure`.
+# Replies of each model to each probe of `make disclosure`, and of the base model to each question of `make reward`.
 K ?= 4
 # A judge model for `make judge` and, if named, `make disclosure` and `make rate`, at JUDGE_BASE_URL (else OPENAI_BASE_URL).
 JUDGE_MODEL ?=
@@ -75,6 +75,22 @@ RUBRIC ?= datagen/traits/rubric.json
 MEDOIDS ?= $(if $(filter tiny,$(PROFILE)),1)
 # Texts that `make rate` rates and shows, with what all would cost, instead of rating all.
 PREVIEW ?=
+# Weights of the human-likeness score, from `python -m eval.likeness … --save`, or data/<set>/weights.json; empty: eval/weights/.
+WEIGHTS ?=
+# What `make reward` makes: data/reward-<name>/; the ablation `reward` takes it from there.
+REWARD ?= $(PLAIN)
+# Files of other models' answers for `make reward`, rows of prompt and text.
+CANDIDATES ?=
+# Texts for `make score`: answers, pairs, games, or rows of text.
+TEXTS ?=
+# The contrastive set that `make traits-eval` learns from.
+FIT ?=
+# Another one to try what was learnt from FIT on; empty: FIT is cross-validated.
+TEST ?=
+# Ratings of FIT by a judge, for `make traits-eval`.
+RATINGS ?=
+# Ratings of TEST by the same judge.
+TEST_RATINGS ?=
 # Design of a study of votes.
 STUDY ?= eval/study.yaml
 # Options of `make vote-plan`, such as '--rate 0.6 --width 0.03 --power 0.9 --raters 50'.
@@ -93,7 +109,7 @@ DETECTION ?= eval/detection.yaml
 COLLECTION ?= eval/collection.yaml
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE NAME RUBRIC MEDOIDS PREVIEW STUDY PLAN RATERS DETECTION COLLECTION ROLEPLAY SETS FOUND PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE WEIGHTS REWARD CANDIDATES TEXTS FIT TEST RATINGS TEST_RATINGS NAME RUBRIC MEDOIDS PREVIEW STUDY PLAN RATERS DETECTION COLLECTION ROLEPLAY SETS FOUND PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -111,7 +127,7 @@ $(error PAIRS, QUESTIONS and STUDY cannot hold a space: make would take it for t
 endif
 
 # Where things lie: data/<set>/<base>/ and out/<run>/. A set is a profile, a profile with your questions, or your pairs.
-stem  = $(basename $(notdir $(1)))
+stem  = $(if $(filter %/pairs.jsonl,$(1)),$(notdir $(patsubst %/,%,$(dir $(1)))),$(basename $(notdir $(1))))
 DATASET := $(if $(PAIRS),pairs-$(subst /,--,$(if $(wildcard $(PAIRS)),$(call stem,$(PAIRS)),$(PAIRS))),$(PROFILE)$(if $(QUESTIONS),-$(call stem,$(QUESTIONS))))
 DATA  := data/$(DATASET)
 # An ablation that changes the data has rendered rows of its own.
@@ -121,7 +137,15 @@ VARIANT := $(if $(DELTA),$(shell grep -l '^data:' $(DELTA)))
 HONEST  := $(if $(VARIANT),$(shell sed -n 's/^[^\#]*honest_identity: *\([1-9][0-9]*\).*/\1/p' $(VARIANT)))
 HONEST_DATA := $(if $(HONEST),$(DATA)/honest-$(HONEST).jsonl)
 READY_DATA := $(DATA)/$(MODEL)$(if $(VARIANT),+$(ABLATION))/stats.json
-RUN   := $(MODEL)$(if $(filter-out $(if $(filter tiny,$(MODEL)),tiny,paper),$(DATASET)),@$(DATASET))$(if $(ABLATION),+$(ABLATION))
+PLAIN := $(MODEL)$(if $(filter-out $(if $(filter tiny,$(MODEL)),tiny,paper),$(DATASET)),@$(DATASET))
+RUN   := $(PLAIN)$(if $(ABLATION),+$(ABLATION))
+# One that trains on pairs made by the score needs those, and they need what the plain run holds out.
+REWARD_DATA := data/reward-$(REWARD)/pairs.jsonl
+REWARDED    := $(if $(VARIANT),$(shell sed -n 's/^data:.*[{ ,]reward: *true.*/1/p' $(DELTA)))
+PLAIN_DATA  := $(DATA)/$(MODEL)/stats.json
+VARIED      := $(if $(VARIANT),--variant $(VARIANT)) $(if $(HONEST),--honest $(HONEST_DATA)) $(if $(REWARDED),--reward $(REWARD_DATA))
+# A second scorer, which made no pairs: a set that the score made brings that of the set it was made from.
+SECOND := $(or $(if $(PAIRS),$(wildcard $(dir $(PAIRS))second.json)),$(DATA)/second.json)
 OUT   := out/$(RUN)
 ifeq ($(origin RUN),command line)
 ifneq ($(filter eval,$(MAKECMDGOALS)),)
@@ -174,7 +198,7 @@ ANSWERS     := $(OUT)/answers$(if $(LIMIT),-first-$(LIMIT)).jsonl
 SERVE_BOTH  := $(if $(filter tiny/endpoint,$(MODEL)/$(ENGINE)),$(TINY_GGUF) $(OUT)/tuned.gguf)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure traits rate vote-plan vote vote-demo vote-report collect detect detect-report roleplay roleplay-report publish-votes report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure score traits-eval reward traits rate vote-plan vote vote-demo vote-report collect detect detect-report roleplay roleplay-report publish-votes report test lint tiny clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -218,10 +242,10 @@ health: $(OUT)/margins.svg  ## Alarms over the log, settings, data and answers o
 	@$(PY) -m train.health $(OUT) --data $(READY_DATA:/stats.json=)
 
 ablate: | $(READY)  ## Run MODEL and its ablations SET, those that are missing, and put them into one table with intervals
-	@$(PY) -m train.ablate $(MODEL) --set '$(SET)' $(if $(GPUS),--gpus $(GPUS)) $(foreach v,PAIRS QUESTIONS PROFILE,'$(v)=$($(v))')
+	@$(PY) -m train.ablate $(MODEL) --set '$(SET)' $(if $(GPUS),--gpus $(GPUS)) $(foreach v,PAIRS QUESTIONS PROFILE K WEIGHTS REWARD CANDIDATES,'$(v)=$($(v))')
 
 # What `make ablate` needs of one run. Answers need a server of each tuned model, which the embedded model brings along, or an ENGINE that does without yours.
-measure: $(OUT)/heldout.json $(OUT)/margins.svg $(if $(filter tiny transformers vllm,$(MODEL) $(ENGINE)),$(OUT)/answers.jsonl)
+measure: $(OUT)/heldout.json $(OUT)/margins.svg $(if $(filter tiny transformers vllm,$(MODEL) $(ENGINE)),$(OUT)/answers-likeness.json)
 	@$(PY) -m train.health $(OUT) --data $(READY_DATA:/stats.json=)
 
 where:
@@ -266,6 +290,16 @@ traits: $(if $(PAIRS),,$(MINE)) $(SERVED) | $(READY)  ## What gives the human-li
 rate: $(if $(PAIRS),,$(MINE)) $(if $(JUDGE_MODEL),,$(SERVED)) | $(READY)  ## A judge model rates both sides of PAIRS on the traits of RUBRIC (JUDGE_MODEL=, PREVIEW=6 for the cost)
 	@$(if $(JUDGE_MODEL),,$(SERVE)) $(PY) -m datagen.traits.rate $(MINE) $(TRAITS)/ratings.jsonl --rubric $(RUBRIC) --profile $(PROFILE) --store $(STORE) \
 	  $(if $(JUDGE_MODEL),--judge-model '$(JUDGE_MODEL)') $(if $(PREVIEW),--preview $(PREVIEW))
+
+score: | $(READY)  ## How human-like TEXTS are, trait by trait: answers of two models, a preference set, or any texts (WEIGHTS=)
+	@$(if $(TEXTS),,echo 'error: name a file: make score TEXTS=out/tiny/answers.jsonl' >&2; exit 1)
+	@$(PY) -m eval.score '$(TEXTS)' $(if $(WEIGHTS),--weights '$(WEIGHTS)')
+
+traits-eval: | $(READY)  ## Learn the human-likeness score from FIT, and say what it is worth: cross-validated, or on TEST (RATINGS= of a judge)
+	@$(if $(FIT),,echo 'error: name a contrastive set: make traits-eval FIT=games.jsonl' >&2; exit 1)
+	@$(PY) -m eval.likeness '$(FIT)' $(if $(TEST),--test '$(TEST)') $(if $(RATINGS),--ratings '$(RATINGS)') $(if $(TEST_RATINGS),--test-ratings '$(TEST_RATINGS)')
+
+reward: $(REWARD_DATA)  ## Pairs that the human-likeness score makes of K answers of MODEL and the two of the set (WEIGHTS=): data/reward-<name>/
 
 vote-plan: | $(READY)  ## How many votes and raters a study needs for an effect or an interval (PLAN=)
 	@$(PY) -m eval.voteplan --study $(STUDY) $(PLAN)
@@ -353,9 +387,9 @@ $(READY_EVAL): | $(READY)
 # ---------------------------------------------------------------- data
 
 # What a stage's result depends on, in one line; rewritten only when that changes.
-$(DATA)/questions.key $(DATA)/pairs.key $(DATA)/honest.key $(READY_DATA:stats.json=format.key): FORCE | $(READY)
+$(DATA)/questions.key $(DATA)/pairs.key $(DATA)/honest.key $(sort $(READY_DATA:stats.json=format.key) $(PLAIN_DATA:stats.json=format.key)): FORCE | $(READY)
 	@mkdir -p $(@D)
-	@$(PY) -m datagen.config --profile $(PROFILE) --stage $(basename $(@F)) --base axolotl/$(MODEL).yaml $(if $(VARIANT),--variant $(VARIANT)) > $@.new
+	@$(PY) -m datagen.config --profile $(PROFILE) --stage $(basename $(@F)) --base axolotl/$(MODEL).yaml $(if $(filter $(PLAIN_DATA:stats.json=format.key),$@),,$(if $(VARIANT),--variant $(VARIANT))) > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 $(DATA)/questions.jsonl: $(DATA)/questions.key $(wildcard $(QUESTIONS) $(FILL)) $(SERVED) datagen/questions.py datagen/near.py | $(READY)
@@ -370,9 +404,32 @@ $(DATA)/honest-%.jsonl: $(DATA)/honest.key $(SERVED) datagen/honest.py datagen/f
 	@echo '== honest answers about being an AI'
 	@$(SERVE) $(PY) -m datagen.honest $@ --pairs $* --profile $(PROFILE) --store $(STORE)
 
-$(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) $(HONEST_DATA) datagen/format.py datagen/near.py datagen/balance.py datagen/emojis.py | $(READY)
+$(sort $(READY_DATA) $(PLAIN_DATA)): %/stats.json: %/format.key $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) $(HONEST_DATA) datagen/format.py datagen/near.py datagen/balance.py datagen/emojis.py | $(READY)
 	@echo '== format'
-	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT)) $(if $(HONEST),--honest $(HONEST_DATA))
+	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE) $(if $(filter $(PLAIN_DATA),$@),,$(VARIED))
+
+ifneq ($(REWARDED),)
+$(READY_DATA): $(REWARD_DATA)
+endif
+
+# What the pairs of a reward depend on: settings, weights and answers, by content.
+$(REWARD_DATA:jsonl=key): FORCE $(WEIGHTS) | $(READY)
+	@mkdir -p $(@D)
+	@{ $(PY) -m datagen.config --profile $(PROFILE) --stage reward; echo '$(MODEL) $(BASE_MODEL) $(K)'; sha256sum $(or $(WEIGHTS),eval/weights/turn.json) $(CANDIDATES) | cut -d' ' -f1; } > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$(REWARD_DATA): $(REWARD_DATA:jsonl=key) $(PLAIN_DATA) $(DATA)/second.json $(if $(filter tiny,$(MODEL)),$(TINY_GGUF)) datagen/traits/reward.py datagen/filters.py eval/traits.py | $(READY)
+	@echo '== pairs by the human-likeness score'
+	@$(if $(filter tiny,$(MODEL)),$(PY) -m tiny.serve $(TINY_GGUF) --) $(PY) -m datagen.traits.reward $(or $(PAIRS),$(DATA)/pairs.jsonl) $@ --heldout $(PLAIN_DATA:/stats.json=/heldout.jsonl) \
+	  $(if $(WEIGHTS),--weights $(WEIGHTS)) --k $(K) --base-model $(BASE_MODEL) $(if $(CANDIDATES),--candidates $(CANDIDATES)) --profile $(PROFILE) --store $(STORE)
+	@cp $(DATA)/second.json $(@D)/second.json
+
+# A second scorer from half of the training pairs; weights of the set's own from the other half, for `make reward WEIGHTS=data/<set>/weights.json`.
+$(DATA)/second.json: $(PLAIN_DATA) eval/second.py | $(READY)
+	@$(PY) -m eval.second $(or $(PAIRS),$(DATA)/pairs.jsonl) $@ --heldout $(PLAIN_DATA:/stats.json=/heldout.jsonl) --rest $(DATA)/other-half.jsonl
+
+$(DATA)/weights.json: $(DATA)/second.json eval/likeness.py eval/traits.py
+	@$(PY) -m eval.likeness $(DATA)/other-half.jsonl --save $@
 
 # ---------------------------------------------------------------- training
 
@@ -419,7 +476,11 @@ $(sort $(OUT)/answers.jsonl $(ANSWERS)): $(OUT)/done $(READY_DATA) eval/answers.
 	@$(if $(SERVE_BOTH),$(PY) -m tiny.serve $(SERVE_BOTH) --) $(PY) -m eval.answers $(READY_DATA:/stats.json=/heldout.jsonl) $(OUT) --engine $(ENGINE) \
 	  $(if $(findstring -first-,$(@F)),--limit $(LIMIT)) --profile $(PROFILE) --base-model $(BASE_MODEL) --tuned-model $(TUNED_MODEL) --store $(STORE)
 
-$(OUT)/report.html: $(OUT)/margins.svg $(OUT)/heldout.json $(OUT)/merged/merge.json $(OUT)/answers.jsonl $(if $(filter tiny,$(MODEL)),$(OUT)/leaderboard.json,$(wildcard $(OUT)/leaderboard.json)) eval/report.py eval/report.html.j2 eval/report.md.j2 eval/surface.py train/health.py
+# By the weights that come with the repository, so that all runs are measured alike, and by the second scorer.
+$(OUT)/answers-likeness.json: $(OUT)/answers.jsonl $(SECOND) eval/score.py eval/traits.py eval/weights/turn.json
+	@$(PY) -m eval.score $< --second $(SECOND)
+
+$(OUT)/report.html: $(OUT)/margins.svg $(OUT)/heldout.json $(OUT)/merged/merge.json $(OUT)/answers-likeness.json $(if $(filter tiny,$(MODEL)),$(OUT)/leaderboard.json,$(wildcard $(OUT)/leaderboard.json)) eval/report.py eval/report.html.j2 eval/report.md.j2 eval/surface.py train/health.py
 	@echo '== report'
 	@$(PY) -m train.health $(OUT) --data $(READY_DATA:/stats.json=)
 	@$(PY) -m eval.report $(OUT) --data $(READY_DATA:/stats.json=)

@@ -26,12 +26,15 @@ from datagen.alignment import FEW, LARGE, SEED, SIDES, answering, mean_interval,
 from datagen.balance import length
 from datagen.emojis import found
 from datagen.files import UserError, canonical, entry, sha256, templates, write_json, write_text
-from datagen.filters import REFUSAL
+from datagen.filters import REFUSAL, TAG
 from datagen.format import answer_text, conversation, read_pairs
 from datagen.near import Near
+from eval import likeness, score
+from eval.compare import embedded
 from eval.surface import AI, CONTRACTION, FIRST_PERSON, MARKDOWN, asks_back, plain
 
 NEAR = 0.7  # Jaccard similarity of word pairs, as in datagen/config.yaml
+COUNTED = 2000  # rows whose traits are counted; more are drawn from by seed
 LONG = 2000  # characters above which prompts are compared by their two ends
 
 # ------------------------------------------------------------------ reading
@@ -103,7 +106,7 @@ def near_groups(texts: list[str]) -> list[int]:
 # searched for template tokens only.
 LETTER = r"[^\W\d_]"
 LEFTOVERS = {
-    "chat-template token": re.compile(r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>|^#{2,3} ?(Instruction|Response|Human|Assistant):", re.MULTILINE),
+    "chat-template token": TAG,
     "bold or heading": re.compile(rf"^\W{{0,3}}\*\*[^*]+\*\*|\*\*[^*]+\*\*\W{{0,3}}$|^#{{1,6}} +{LETTER}"),
     "number or bullet in front": re.compile(rf"^(\(?\d{{1,3}}[.)]|[-*•]|Q(uestion)? ?\d+[.:)])\s+[\"“']?{LETTER}(?!.*\s\(?\d{{1,3}}[.)]\s)"),
     "preamble of a list": re.compile(r"^(sure|okay|certainly|of course|here (are|is)|below are)\b[^.?\n]{0,80}\b(questions?|prompts?)\b[^.?\n]{0,40}:", re.IGNORECASE),
@@ -244,6 +247,19 @@ def shortcuts(pairs: Pairs, values: dict[str, np.ndarray], words: list[sparse.cs
     return result
 
 
+def traits_of(pairs: Pairs) -> dict | None:
+    """Trait by trait, what separates chosen from rejected, beside what separates people from models in the texts of eval/weights/turn.json; None for too few rows."""
+    rows = np.sort(np.random.default_rng(SEED).permutation(len(pairs.numbers))[:COUNTED])
+    if len(rows) < FEW:
+        return None
+    place = score.WEIGHTS / "turn.json"
+    model = likeness.load(place)
+    of = [{"chosen": pairs.chosen[i], "rejected": pairs.rejected[i], "context": pairs.last[i]} for i in rows]
+    compared = score.compare(model, *(score.matrix(model, of, side, "reply") for side in SIDES))
+    about = {"file": f"eval/weights/{place.name}", "fitted on": model.about["fitted on"], "unit": model.about["unit"], "sha256": sha256(place.read_bytes())}
+    return {"sides": list(SIDES), "compared": compared, "weights": about | {"pairwise": model.about["shown"][likeness.SURFACE]["pairwise"]}}
+
+
 # ------------------------------------------------------------------ the page
 
 
@@ -344,6 +360,9 @@ def findings(a: dict) -> list[dict]:
             say("note", "answering", f"Whether the {side} answers stand on the right rows: {verdict}.")
     if "reason" in a["shortcuts"]:
         say("note", "shortcuts", f"What tells chosen from rejected: {a['shortcuts']['reason']}.")
+    if a["traits"] and (plain := a["traits"]["compared"]["plain"])["n"]:
+        told = f"{plain['same']} of {plain['n']} traits that plainly tell chosen from rejected point the way in which people differ from models"
+        say("note", "traits", f"{told} ({per_cent(plain | {'value': plain['same'] / plain['n']}, True)}): that chosen answers sound casual does not make them human.")
     if not any(line["level"] in ("fault", "warning") for line in lines):
         lines.insert(0, {"level": "sound", "section": "answering", "text": "No finding."})
     return lines
@@ -377,20 +396,32 @@ def audit(raw: list[dict], places: list[str]) -> tuple[dict, Pairs]:
         "leftovers": {kind: leftovers[kind] for kind in [*LEFTOVERS, "unmatched quote"] if kind in leftovers},
         "spaced": pairs.spaced,
         "near": {"threshold": NEAR, "groups": repeated, "rows": sum(map(len, repeated))},
+        "traits": traits_of(pairs),
         "seed": SEED,
     }
     return {"verdicts": findings(a)} | a, pairs
 
 
-def render(a: dict, pairs: Pairs, source: str, digest: str, beside: str) -> str:
-    """The page. Texts of the data set are escaped: they are shown, never run."""
+def render(a: dict, pairs: Pairs, source: str, digest: str, beside: str, picture: tuple[str, str] | None = None) -> str:
+    """The page; `picture`: the figure of the traits as a data address, and what it shows. Texts of the data set are escaped: they are shown, never run."""
     environment = templates(Path(__file__).parent, html=True)
     environment.filters |= {"percent": lambda v: per_cent(v, True), "number": number, "rows": row_list, "excerpt": excerpt}
     environment.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
     at = {row: i for i, row in enumerate(pairs.numbers)}
     texts = {row: {"prompt": pairs.last[i], "chosen": pairs.chosen[i], "rejected": pairs.rejected[i]} for row, i in at.items()}
     samples = {side: sorted(sorted(a["answering"][side]["rows"], key=lambda row: sha256(f"{row} {texts[row]['prompt']}"))[:6]) for side in SIDES}
-    names = {"source": source, "sha256": digest, "texts": texts, "samples": samples, "last": pairs.numbers[-1], "lines": source.endswith(".jsonl"), "beside": beside}
+    tables = score.tables(a["traits"])[-1:] if a["traits"] else []
+    names = {
+        "tables": tables,
+        "picture": picture,
+        "source": source,
+        "sha256": digest,
+        "texts": texts,
+        "samples": samples,
+        "last": pairs.numbers[-1],
+        "lines": source.endswith(".jsonl"),
+        "beside": beside,
+    }
     return environment.get_template("audit.html.j2").render(a, **names)
 
 
@@ -404,7 +435,12 @@ def main() -> None:
     digest = hashlib.sha256(path.read_bytes() if path.exists() else canonical(raw).encode("utf-8", "replace")).hexdigest()
     a, pairs = audit(raw, places)
     write_json(args.out.with_suffix(".json"), {"source": args.pairs, "sha256": digest} | a)
-    write_text(args.out, render(a, pairs, args.pairs, digest, args.out.with_suffix(".json").name))
+    picture = None
+    if a["traits"]:
+        drawn = args.out.with_name(f"{args.out.stem}-traits.svg")
+        alt = score.figure(a["traits"], drawn)
+        picture = embedded(drawn.read_text(encoding="utf-8")), alt
+    write_text(args.out, render(a, pairs, args.pairs, digest, args.out.with_suffix(".json").name, picture))
     for line in a["verdicts"]:
         print(f"{line['level']:9} {line['text']}")
     print(f"{args.out} and {args.out.with_suffix('.json').name}: {len(pairs.numbers)} of {len(raw)} rows")

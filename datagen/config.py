@@ -73,6 +73,12 @@ class Filters(Strict):
     sequence_len: Annotated[int, Field(ge=1)]
 
 
+class Reward(Strict):
+    gap: Annotated[float, Field(gt=0)]
+    per_prompt: Annotated[int, Field(ge=1)]
+    length_band: Annotated[float, Field(gt=0)] | None
+
+
 class Balance(Strict):
     length: Literal["as-is", "matched"]
     emoji: Literal["as-is", "stripped"]
@@ -87,6 +93,7 @@ class Variant(Strict):
     length: Literal["as-is", "matched"] = "as-is"
     emoji: Literal["as-is", "stripped"] = "as-is"
     form: Literal["pairs", "unpaired"] = "pairs"
+    reward: bool = False  # as many pairs, but those that the human-likeness score made of several answers to the same questions (datagen.traits.reward)
     honest_identity: Annotated[int, Field(ge=0)] = 0  # pairs added in which the friendly and honest answer to "are you human?" is chosen (datagen.honest)
 
 
@@ -107,6 +114,7 @@ class Settings(Strict):
     answers: Sampling
     pairs: Annotated[int, Field(ge=1)]
     filters: Filters
+    reward: Reward
     balance: Balance
     traits: Traits
     held_out: Annotated[int, Field(ge=1)]
@@ -201,6 +209,7 @@ def stage_key(settings: Settings, stage: str, base: Path | None = None, variant:
         "questions": (["questions", "seed"], ["questions_conversational", "questions_general", "list_request", "list_seeds"]),
         "pairs": (["answers", "pairs", "filters", "seed"], ["human_like", "formal"]),
         "honest": (["answers", "filters", "seed"], ["honest", "human_like"]),
+        "reward": (["answers", "filters", "reward", "seed"], ["human_like", "formal"]),
         "format": (["held_out", "balance", "seed"], []),
     }[stage]
     key = {k: everything[k] for k in keys} | {f"prompt {name}": sha256(settings.prompt(name)) for name in prompts}
@@ -217,13 +226,14 @@ def stage_key(settings: Settings, stage: str, base: Path | None = None, variant:
         varied = load_variant(variant)
         key |= {"variant": varied.model_dump()} if variant else {}
         key |= {"honest": stage_key(settings, "honest")} if varied.honest_identity else {}
+        key |= {"reward": stage_key(settings, "reward")} if varied.reward else {}
     return key
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="paper")
-    parser.add_argument("--stage", choices=["questions", "pairs", "honest", "format"])
+    parser.add_argument("--stage", choices=["questions", "pairs", "honest", "reward", "format"])
     parser.add_argument("--base", type=Path, help="for --stage format: the Axolotl YAML of the base")
     parser.add_argument("--variant", type=Path, help="for --stage format: the ablation whose `data:` changes the training pairs")
     args = parser.parse_args()

@@ -20,6 +20,8 @@ REFUSAL = re.compile(
     r" (help|assist|answer|provide|respond|comply|discuss|fulfil|continue|engage|create|generate)",
     re.IGNORECASE,
 )
+# What only a chat template, or a model's own thinking, writes.
+TAG = re.compile(r"<\|[a-z_]+\|>|\[/?INST\]|<</?SYS>>|<(start|end)_of_turn>|^#{2,3} ?(Instruction|Response|Human|Assistant):", re.MULTILINE)
 STOP = frozenset(
     """
     a about after again all also always am an and any are as at back be because been before being best between both but by can could day did do does doing

@@ -30,6 +30,7 @@ from datagen.near import Near
 
 COLUMNS = ("prompt", "chosen", "rejected")
 NEAR_HELD = "near-duplicate of a held-out question"
+HELD_OUT = "held-out"  # `split` of rows that a data set itself keeps from training
 Message = dict[str, str]
 
 
@@ -240,6 +241,25 @@ def added(args: argparse.Namespace, variant: config.Variant, tokenizer, limit: i
     return rows, counts, len(originals) - len(clear)
 
 
+def rewarded(args: argparse.Namespace, count: int, held: list[list[Message]], threshold: float) -> tuple[list[dict], list[tuple], list[str]]:
+    """(rows, their originals, their places) of the first `count` training pairs of `--reward` that ask no held-out question, nor nearly.
+
+    Raises UserError when there are none."""
+    if not args.reward:
+        raise UserError(f"{args.variant}: reward needs --reward, a file of `make reward`; `make format` names it")
+    near = Near(threshold)
+    for messages in held:
+        near.add(" ".join(m["content"] for m in messages))
+    found = []
+    for row, place in zip(*read_pairs(str(args.reward)), strict=True):
+        original = conversation(row, place)
+        if row.get("split") != HELD_OUT and not near.matches(" ".join(m["content"] for m in original[0])):
+            found.append((row, original, place))
+    if not found:
+        raise UserError(f"{args.reward}: holds no pair to train on that asks none of the {len(held)} held-out questions")
+    return tuple(map(list, zip(*found[:count], strict=True)))
+
+
 def unpaired(rows: list[dict]) -> list[dict]:
     """Each pair as two labelled answers, the good one first."""
     return [{"prompt": row["prompt"], "completion": row[c], "label": c == "chosen"} for row in rows for c in COLUMNS[1:]]
@@ -295,6 +315,7 @@ def main() -> None:
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--variant", type=Path, help="an ablation whose `data:` changes the training pairs")
     parser.add_argument("--honest", type=Path, help="pairs of datagen.honest, where the variant asks for `honest_identity`")
+    parser.add_argument("--reward", type=Path, help="pairs of datagen.traits.reward, where the variant asks for `reward`")
     args = parser.parse_args()
     settings, variant = config.load(args.profile), config.load_variant(args.variant)
     base = config.read_yaml(args.base, "an Axolotl configuration")
@@ -315,22 +336,31 @@ def main() -> None:
     if len(keep) < 2:
         raise UserError(f"{args.pairs}: only {len(keep)} rows are left ({too_long.sum()} longer than sequence_len {limit}, {same.sum()} with equal answers)")
     wanted = max(1, min(settings.held_out, len(keep) // 5))
-    held = split([" ".join(m["content"] for m in originals[i][0]) for i in keep], wanted, settings.questions.near_duplicate, settings.seed)
+    held = [raw[i].get("split") == HELD_OUT for i in keep]
+    if not any(held):
+        held = split([" ".join(m["content"] for m in originals[i][0]) for i in keep], wanted, settings.questions.near_duplicate, settings.seed)
     if not any(held) or all(held):
-        raise UserError(f"{args.pairs}: all questions are near-duplicates of one another, so none can be held out from training")
+        why = f"every row is marked {HELD_OUT}" if all(held) and held else "all questions are near-duplicates of one another"
+        raise UserError(f"{args.pairs}: {why}, so none can be held out from training")
 
     spaced = sum(any(answer_text(raw[i][c]) != answer_text(raw[i][c]).strip() for c in COLUMNS[1:]) for i in keep)
     parts = {name: [i for i, h in zip(keep, held, strict=True) if h == flag] for name, flag in (("train", False), ("val", True))}
-    train = [rows[i] for i in parts["train"]]
+    train, train_counts, train_places = [rows[i] for i in parts["train"]], counts[parts["train"]], [places[i] for i in parts["train"]]
     if args.variant:
-        before = [originals[i] for i in parts["train"]]
-        varied, after, left = vary(variant, [raw[i] for i in parts["train"]], before, settings.questions.near_duplicate)
+        before, train_raw = [originals[i] for i in parts["train"]], [raw[i] for i in parts["train"]]
+        if variant.reward:
+            train_raw, before, train_places = rewarded(args, len(train), [originals[i][0] for i in parts["val"]], settings.questions.near_duplicate)
+        varied, after, left = vary(variant, train_raw, before, settings.questions.near_duplicate)
         if not varied:
             raise UserError(
                 f"{args.variant}: its data leaves none of {len(before)} training pairs of {args.pairs} ({', '.join(f'{n} {why}' for why, n in left.items())})"
             )
-        parts["train"] = [parts["train"][j] for j in varied]
-        train, counts[parts["train"]] = rendered(tokenizer, after, [places[i] for i in parts["train"]])
+        train_places = [train_places[j] for j in varied]
+        train, train_counts = rendered(tokenizer, after, train_places)
+        fits = np.flatnonzero(train_counts[:, 0] + train_counts[:, 1:].max(axis=1) <= limit)  # those of `reward` were counted by a server, if at all
+        too_long = np.r_[too_long, np.ones(len(train) - len(fits), dtype=bool)]
+        same = np.r_[same, np.zeros(len(train) - len(fits), dtype=bool)]
+        train, train_counts, train_places = [train[j] for j in fits], train_counts[fits], [train_places[j] for j in fits]
         unbalanced = {why: unbalanced.get(why, 0) + left.get(why, 0) for why in unbalanced | left}
     honest, its_counts, near_held = added(args, variant, tokenizer, limit, [originals[i][0] for i in parts["val"]], settings.questions.near_duplicate)
     train += honest
@@ -339,7 +369,7 @@ def main() -> None:
     for name, part in (("train", train), ("val", [rows[i] for i in parts["val"]])):
         write_jsonl(args.out / f"{name}.jsonl", shape(part))
     write_jsonl(args.out / "heldout.jsonl", [heldout_row(raw[i], originals[i]) for i in parts["val"]])
-    trained = np.concatenate([counts[parts["train"]], its_counts])
+    trained = np.concatenate([train_counts, its_counts])
     kept = np.concatenate([trained, counts[parts["val"]]])
     percentiles = {name: {f"p{p}": int(np.percentile(column, p)) for p in (5, 50, 95, 100)} for name, column in zip(COLUMNS, kept.T, strict=True)}
     stats = {
@@ -357,12 +387,14 @@ def main() -> None:
         "tokens": percentiles,
         "train_tokens": int(trained.sum() + trained[:, 0].sum()),  # the prompt goes with both answers
     }
+    if variant.reward:
+        stats |= {"reward": {"source": str(args.reward), "source_sha256": sha256(args.reward.read_bytes())}}
     if variant.honest_identity:
         stats |= {"identity": {"pairs": len(honest), "source": str(args.honest), "source_sha256": sha256(args.honest.read_bytes())}}
     write_json(args.out / "stats.json", stats)
 
-    for i, row in zip(parts["train"][:2], train, strict=False):
-        print(f"--- a row as it is trained on ({places[i]})")
+    for place, row in zip(train_places[:2], train, strict=False):
+        print(f"--- a row as it is trained on ({place})")
         print("\n".join(f"{column:8} {row[column]!r}" for column in COLUMNS))
     print(f"--- tokens of {base['base_model']} (sequence_len {limit})\n" + f"{'':8} {'p5':>6} {'p50':>6} {'p95':>6} {'max':>6}")
     for column, values in percentiles.items():

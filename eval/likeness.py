@@ -131,14 +131,18 @@ def read_ratings(path: str, pairs: list[Pair], ratings: Path | None, rubric: Rub
             raise UserError(f"{path}: row {i} has no ratings, and others have; rate all, or take them out of all")
         if not isinstance(row, dict) or not all(isinstance(row.get(key), list) for key in ("human", "ai")) or not isinstance(row.get("judge"), str):
             raise UserError(f"{path}: row {i}: ratings are {{judge, human: [1 to 5, …], ai: […]}}")
+        if judges and row["judge"] not in judges:
+            raise UserError(f"{path}: row {i} was rated by {row['judge']}, the rows before it by {judges.pop()}; ratings of one judge are wanted")
         judges.add(row["judge"])
         for side, key in (("human", "human"), ("other", "ai")):
             if bad := [value for value in row[key] if value is not None and (isinstance(value, bool) or value not in (1, 2, 3, 4, 5))]:
                 raise UserError(f"{path}: row {i}: ratings are whole numbers from 1 to 5, or null; got {str(bad[0])[:40]!r}")
+            if sizes and len(row[key]) not in sizes:
+                raise UserError(
+                    f"{path}: row {i}: {len(row[key])} ratings of {key}, elsewhere {sizes.pop()}; places in a list mean one thing only if all lists are as long"
+                )
             sizes.add(len(row[key]))
             found[pair.id, side] = {f"place-{n:02d}": math.nan if value is None else float(value) for n, value in enumerate(row[key], 1)}
-    if len(judges) > 1 or len(sizes) > 1:
-        raise UserError(f"{path}: ratings of one judge on one list are wanted; found judges {', '.join(sorted(judges))}, lists of {', '.join(map(str, sorted(sizes)))}")
     return found, Judge(judges.pop(), f"places 1 to {sizes.pop()}", None)
 
 
@@ -349,8 +353,8 @@ def load(path: Path, judge: Judge | None = None) -> Model:
     if told != sha256(canonical(value)):
         raise UserError(f"{path}: was changed after it was written, so weights may stand on other traits than they were fitted on; {again}")
     named = value["traits"]
-    if value["surface"] and value["surface"] != traits.fingerprint():
-        gone = sorted(name for name in named if name in traits.BY_ID and named[name]["definition"] != traits.BY_ID[name].definition)
+    gone = sorted(name for name in named if name in traits.BY_ID and named[name]["definition"] != traits.BY_ID[name].definition)
+    if gone or (value["surface"] and value["surface"] != traits.fingerprint()):
         raise UserError(f"{path}: fitted on other surface traits than this version counts{f' ({gone[0]} …)' if gone else ''}; {again}")
     if unknown := sorted(name for name in named if name not in traits.BY_ID and not value["judge"]):
         raise UserError(f"{path}: has weights of {unknown[0]}, which no surface trait is called; {again}")

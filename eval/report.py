@@ -13,6 +13,7 @@ from pathlib import Path
 from datagen.config import read_yaml
 from datagen.files import UserError, entry, read_json, read_text, sha256, templates, write_text
 from eval import compare as leaderboard
+from eval import score
 from eval.surface import compare, read_answers, show, told_apart
 from train.merge import tuned_revision
 
@@ -59,6 +60,20 @@ def judged(run: Path) -> str | None:
     rate, even = found["figures"]["win rate"], found["figures"]["length-controlled win rate"]
     shown = [show((figure["value"], *figure["interval"]), True) if figure["value"] is not None else "not defined" for figure in (rate, even)]
     return f"{found['judge']['model']} prefers the tuned answer in {shown[0]} of {rate['n']} questions, at equal length {shown[1]} ({path})"
+
+
+def likeness(run: Path) -> list[dict]:
+    """The tables of `make score` on these very answers: the score, the second scorer, and the ten traits that moved it most; none where it was not made."""
+    path, answers = run / "answers-likeness.json", run / "answers.jsonl"
+    found = read_json(path) if path.exists() else {}
+    if found.get("sha256") != sha256(answers.read_bytes()) or "compared" not in found:
+        return []
+    tables = score.tables(found)[:-1]
+    tables[-1] = tables[-1] | {
+        "rows": tables[-1]["rows"][:10],
+        "notes": ["The ten traits that add or take most; all of them, and those of people, in the page of the file below."],
+    }
+    return [table | {"title": f"Human-likeness: {table['title'][0].lower()}{table['title'][1:]}", "notes": [*table["notes"], f"From {path}."]} for table in tables]
 
 
 def provenance(run: Path, data: Path, config: dict, meta: dict) -> list[tuple[str, str]]:
@@ -121,6 +136,7 @@ def collect(run: Path, data: Path) -> dict:
         ],
         "questions": len(answers),
         "told": {"count": told["told"], "n": told["n"], "text": show((told["share"], *told["interval"]), True)},
+        "tables": likeness(run),
         "answers": sample(answers),
         "leaderboard": board(run),
         "disclosure": disclosure(run),

@@ -3,6 +3,7 @@
     python -m eval.score out/tiny/answers.jsonl                   # base against tuned; or: make score TEXTS=out/tiny/answers.jsonl
     python -m eval.score data/tiny/pairs.jsonl                    # what the chosen answers have that the rejected have not
     python -m eval.score texts.jsonl --text some-id               # one text explained in words
+    python -m eval.score out/tiny/answers.jsonl --second data/tiny/second.json     # also by a scorer that made no pairs (eval.second)
 
 Rows: answers (`base`, `tuned`), pairs (`prompt`, `chosen`, `rejected`), games (`datagen.traits.contrast`), or texts (`text`, or `transcript` with lines I: and W:).
 Writes FILE-likeness.jsonl (each text: raw score, z, what each trait adds), .json, .html, .md, .svg and .png beside it.
@@ -19,10 +20,10 @@ import numpy as np
 
 from datagen.files import UserError, entry, read_text, sha256, templates, write_json, write_jsonl, write_text
 from datagen.format import read_pairs
-from datagen.traits.contrast import read
+from datagen.traits.contrast import read, said
 from datagen.traits.rubric import OURS
 from datagen.traits.rubric import load as load_rubric
-from eval import likeness, traits
+from eval import likeness, second, traits
 from eval.compare import embedded
 from eval.surface import bootstrap, wilson
 from train.monitor import BLUE, VERMILLION, canvas, save
@@ -102,6 +103,16 @@ def ratings_of(path: Path, ratings: Path, rubric: Path, names: tuple[str, ...]) 
     return {(id_, names[side == "other"]): values for (id_, side), values in found.items()}, judge
 
 
+def named(place: Path) -> str:
+    """A file as reports name it: from where the command ran."""
+    return place.relative_to(Path.cwd()).as_posix() if place.is_absolute() and place.is_relative_to(Path.cwd()) else place.as_posix()
+
+
+def matrix(model: likeness.Model, rows: list[dict], side: str, kind: str, rated: dict[tuple[str, str], dict[str, float]] | None = None) -> np.ndarray:
+    """[rows, traits] of one side. `rated`: ratings by (id, side)."""
+    return np.array([counted(model, kind, row[side], row["context"], (rated or {}).get((row["id"], side))) for row in rows])
+
+
 def explain(model: likeness.Model, x: np.ndarray, most: int = 5) -> list[str]:
     """One text in words: its score, and the traits that speak most for and against a person."""
     adds, raw = model.contributions(x[None])[0], float(model.raw(x[None])[0])
@@ -121,6 +132,21 @@ def estimate(values: np.ndarray) -> dict:
     """The mean with its 95 % bootstrap interval over rows."""
     low, high = bootstrap(values) if np.ptp(values) > 0 else (values.mean(),) * 2
     return {"value": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def estimates(columns: np.ndarray) -> list[dict]:
+    """As `estimate`, for every column of [rows, columns] at once, NaN left out: the same 2,000 draws of rows for all, which makes it fast enough for an audit."""
+    n, known = len(columns), ~np.isnan(columns)
+    draws = np.random.default_rng(1).multinomial(n, np.full(n, 1 / n), 2000).astype(float)
+    filled, counts = np.where(known, columns, 0.0), draws @ known
+    means = (draws @ filled) / np.where(counts > 0, counts, np.nan)
+    low, high = np.nanpercentile(means, [2.5, 97.5], axis=0)
+    values = filled.sum(axis=0) / known.sum(axis=0)
+    flat = np.ptp(np.where(known, columns, values), axis=0) == 0  # rounding of a sum is no spread
+    return [
+        {"value": float(v), "low": float(v if same else a), "high": float(v if same else b), "n": int(k)}
+        for v, a, b, k, same in zip(values, low, high, known.sum(axis=0), flat, strict=True)
+    ]
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> dict:
@@ -159,11 +185,11 @@ def compare(model: likeness.Model, first: np.ndarray, second: np.ndarray) -> dic
     about = model.about["traits"]
     lengths = [i for i, name in enumerate(model.ids) if name in traits.LENGTH]
     words = model.ids.index("turn-words")
-    rows = []
-    for i, name in enumerate(model.ids):
-        both = ~np.isnan(first[:, i]) & ~np.isnan(second[:, i])
-        if not both.any():
-            continue
+    rows, differing = [], first - second
+    shown = [i for i in range(len(model.ids)) if not np.isnan(differing[:, i]).all()]
+    measured = estimates(np.hstack([differing[:, shown], adds[:, shown]]))
+    for place, i in enumerate(shown):
+        name, both = model.ids[i], ~np.isnan(differing[:, i])
         rows.append(
             {
                 "id": name,
@@ -171,8 +197,8 @@ def compare(model: likeness.Model, first: np.ndarray, second: np.ndarray) -> dic
                 "weight": float(model.weight[i]),
                 "first": float(first[both, i].mean()),
                 "second": float(second[both, i].mean()),
-                "difference": estimate((first - second)[both, i]),
-                "adds": estimate(adds[:, i]),
+                "difference": measured[place],
+                "adds": measured[len(shown) + place],
                 "separation": traits.separation(first[:, i], second[:, i]),
                 "among people": about[name]["separation"],
                 "beyond": float(np.mean([(side[both, i] < model.low[i]) | (side[both, i] > model.high[i]) for side in (first, second)])),
@@ -206,6 +232,46 @@ def with_interval(value: dict | None, form: str = "{:+.2f}") -> str:
 
 def per_cent(value: dict) -> str:
     return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def by_second(scorer: dict, rows: list[dict], names: tuple[str, str], kind: str, longer: np.ndarray) -> tuple[dict, np.ndarray]:
+    """(what the second scorer says of two sides, its [rows, 2] scores). `longer` [rows]: the difference in log words."""
+    scores = np.stack([second.raw(scorer, ["\n".join(said(kind, row[name])) for row in rows]) for name in names], axis=1)
+    difference, n = scores[:, 0] - scores[:, 1], len(rows)
+    higher = float((np.sign(difference.round(9)) + 1).sum() / 2)
+    return {
+        "n": n,
+        "means": [float(mean) for mean in scores.mean(axis=0)],
+        "difference": estimate(difference),
+        "higher": {"value": higher / n, **dict(zip(("low", "high"), wilson(higher, n), strict=True)), "n": n},
+        "at equal length": at_equal_length(difference, longer),
+    }, scores
+
+
+def second_table(found: dict) -> list[dict]:
+    """The second scorer's table, where there is one."""
+    other = found.get("second")
+    if not other or "reason" in other:
+        return []
+    first, rest = found["sides"]
+    auc = other["worth"]["auc"]
+    return [
+        {
+            "title": "A second scorer, which made no pairs",
+            "head": ["", "value*", "pairs*"],
+            "rows": [
+                [f"mean of {first} (logit)", f"{other['means'][0]:+.2f}", other["n"]],
+                [f"mean of {rest} (logit)", f"{other['means'][1]:+.2f}", other["n"]],
+                [f"{first} less {rest}", with_interval(other["difference"]), other["n"]],
+                [f"{first} scores higher", per_cent(other["higher"]), other["n"]],
+                ["the difference where both are as long (regression on log words)", with_interval(other["at equal length"]), other["n"]],
+            ],
+            "notes": [
+                f"{other['file']}: runs of letters, fitted on {other['fitted on']['pairs']} pairs of {other['fitted on']['file']}, no surface trait among them; on"
+                f" {auc['n']} held-out pairs of that set its AUC is {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]. Higher: more like the chosen answers there."
+            ],
+        }
+    ]
 
 
 def tables(found: dict) -> list[dict]:
@@ -258,7 +324,7 @@ def tables(found: dict) -> list[dict]:
         ],
         "notes": [
             "Each number is the chance that a text of the one side has more of the trait than one of the other (AUC; 0.5: no difference); people against models: in the"
-            " texts that the weights were learnt from. The 20 traits that differ most here.",
+            " texts that the weights were learnt from. Those that differ most here come first.",
             *(
                 [f"Over all {c['as among people']['n']} traits the two rank with rho = {with_interval(c['as among people'])} (Spearman; by resampling traits)."]
                 if c["as among people"]
@@ -274,7 +340,7 @@ def tables(found: dict) -> list[dict]:
             ),
         ],
     }
-    return [overall, drift, people]
+    return [overall, *second_table(found), drift, people]
 
 
 def figure(found: dict, out: Path) -> str:
@@ -312,35 +378,45 @@ def figure(found: dict, out: Path) -> str:
     return f"Left: what each trait adds to the score of {first} against {second}. Right: how each trait tells them apart, against how it tells people from models"
 
 
-def report(path: Path, weights: Path | None = None, ratings: Path | None = None, rubric: Path = OURS) -> dict:
-    """Scores all texts of a file and writes everything beside it. Returns the summary."""
+def report(path: Path, weights: Path | None = None, other: Path | None = None, ratings: Path | None = None, rubric: Path = OURS) -> dict:
+    """Scores all texts of a file, by a second scorer `other` too, and writes everything beside it. Returns the summary."""
     rows, names, kind = rows_of(path)
     place = weights_for(kind, weights)
     rated, judge = ratings_of(path, ratings, rubric, names) if ratings else ({}, None)
     model = likeness.load(place, judge)
     about = model.about
-    sides = {name: np.array([counted(model, kind, row[name], row["context"], rated.get((row["id"], name))) for row in rows]) for name in names}
+    sides = {name: matrix(model, rows, name, kind, rated) for name in names}
     raw = {name: model.raw(x) for name, x in sides.items()}
     adds = {name: model.contributions(x) for name, x in sides.items()}
+    also, again = None, {name: [None] * len(rows) for name in names}
+    if other and len(names) == 2:
+        scorer = second.load(other)
+        also = {"file": other.as_posix(), "sha256": sha256(read_text(other, "a second scorer"))} | {k: scorer[k] for k in ("fitted on", "worth", "reason") if k in scorer}
+        if "reason" not in scorer:
+            words = model.ids.index("turn-words")
+            measured, scores = by_second(scorer, rows, names, kind, sides[names[0]][:, words] - sides[names[1]][:, words])
+            also, again = also | measured, {name: scores[:, i].tolist() for i, name in enumerate(names)}
     write_jsonl(
         beside(path, ".jsonl"),
         [
             {"id": row["id"], "side": name, "raw": float(raw[name][i]), "z": float(model.z(raw[name][i]))}
+            | ({"second": again[name][i]} if again[name][i] is not None else {})
             | {"adds": {trait: round(float(adds[name][i, j]), 4) for j, trait in enumerate(model.ids) if model.weight[j]}}
             for i, row in enumerate(rows)
             for name in names
         ],
     )
-    file = place.relative_to(Path.cwd()).as_posix() if place.is_absolute() and place.is_relative_to(Path.cwd()) else place.as_posix()
     found = {
         "file": path.as_posix(),
         "sha256": sha256(read_text(path, "texts")),
-        "weights": {"file": file, "sha256": sha256(read_text(place, "weights")), "unit": about["unit"], "fitted on": about["fitted on"]}
+        "weights": {"file": named(place), "sha256": sha256(read_text(place, "weights")), "unit": about["unit"], "fitted on": about["fitted on"]}
         | {"pairwise": about["shown"]["surface + judge" if judge else likeness.SURFACE]["pairwise"]},
         "texts": len(rows),
         "sides": list(names),
         "mean": {name: estimate(values) for name, values in raw.items()},
     }
+    if also:
+        found["second"] = also
     if len(names) == 2 and len(rows) >= FEW:
         found["compared"] = compare(model, sides[names[0]], sides[names[1]])
         alt = figure(found, beside(path, ""))
@@ -367,6 +443,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", type=Path)
     parser.add_argument("--weights", type=Path, help="from python -m eval.likeness … --save; default: eval/weights/")
+    parser.add_argument("--second", type=Path, help="a second scorer, from python -m eval.second")
     parser.add_argument("--text", help="explain the text with this id, and write nothing")
     parser.add_argument("--ratings", type=Path, help="ratings of these texts, from datagen.traits.rate, where the weights have a judge")
     parser.add_argument("--rubric", type=Path, default=OURS, help="what RATINGS were made on")
@@ -374,7 +451,7 @@ def main() -> None:
     if args.text is not None:
         print("\n".join(one(args.texts, args.weights, args.text)))
         return
-    found = report(args.texts, args.weights, args.ratings, args.rubric)
+    found = report(args.texts, args.weights, args.second, args.ratings, args.rubric)
     for name, value in found["mean"].items():
         print(f"{name:10} {with_interval(value)}   mean score of {value['n']} texts (logit; weights {found['weights']['file']})")
     if c := found.get("compared"):
@@ -384,6 +461,8 @@ def main() -> None:
         )
         for row in c["traits"][:8]:
             print(f"  {row['id']:20} {row['first']:8.2f} against {row['second']:8.2f}   adds {with_interval(row['adds'])}")
+        if (other := found.get("second")) and "reason" not in other:
+            print(f"second scorer ({other['file']}): {first} higher in {per_cent(other['higher'])} of {other['n']}; by {with_interval(other['difference'])}")
         print(f"-> {beside(args.texts, '.html')}, .md, .json, .jsonl, .svg")
     else:
         print(f"-> {beside(args.texts, '.jsonl')} and .json{'' if len(found['sides']) == 1 else f'; a comparison needs {FEW} rows'}")

@@ -36,6 +36,8 @@ DIGIT = re.compile(r"\d")
 STARRED = re.compile(r"(?:^|\s)\*\w+[^*\w]*$|\w\*(?:$|\s)")
 CORRECTIONS = ("i mean", "or rather", "no wait", "wait no", "oops", "my bad", "scratch that", "typo", "i meant")
 MACHINES = re.compile(r"\b(ai|bots?|robots?|chat ?gpt|gpt|language model|computer|human|humans|real person|turing)\b")
+LONE_AI = re.compile(r"\bai\b")
+NEEDED = ("assistant", "language model", "artificial", "digital", "machine", "program", "bot", "don't have", "do not have", "possess")
 
 
 def listed(words: str) -> frozenset[str]:
@@ -124,12 +126,17 @@ def corrects(turn: str) -> bool:
     return any(phrase in turn for phrase in CORRECTIONS) or ("*" in turn and bool(STARRED.search(turn)))
 
 
-def shouted(word: str) -> bool:
-    return len(word) > 2 and word.isupper() and word != "NAME"  # <NAME> stands for what was taken out
+def shouts(words: list[str]) -> int:
+    return sum(len(word) > 2 and word != "NAME" for word in words if word.isupper())  # <NAME> stands for what was taken out
+
+
+def as_ai(turn: str) -> bool:
+    """Whether a turn in lower case speaks of itself as an AI. Nearly all turns lack every word that `AI` needs, and are done sooner."""
+    return bool((any(map(turn.__contains__, NEEDED)) or LONE_AI.search(turn)) and AI.search(turn))
 
 
 def pictured(turn: str) -> bool:
-    return bool(SMILEY.search(turn)) or (not turn.isascii() and bool(EMOJI.search(turn)))
+    return bool(any(map(turn.__contains__, ":;=<")) and SMILEY.search(turn)) or (not turn.isascii() and bool(EMOJI.search(turn)))
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ TRAITS = [
     Trait("capital-start", "share of turns that begin with a capital", lambda t: t.capitals),
     Trait("case-mixed", "how evenly turns that begin with a capital and others are mixed: 4 p (1 - p)", lambda t: 4 * t.capitals * (1 - t.capitals), across=True),
     Trait("small-i", 'the word "i" in lower case, per 100 words', lambda t: t.per_100 * t.cased.count("i")),
-    Trait("shouts", "words of three and more letters all in capitals, per 100 words", lambda t: t.per_100 * sum(map(shouted, t.cased))),
+    Trait("shouts", "words of three and more letters all in capitals, per 100 words", lambda t: t.per_100 * shouts(t.cased)),
     Trait("ends-stop", "share of turns that end with a full stop", lambda t: t.ends["stop"]),
     Trait("ends-exclamation", "share of turns that end with an exclamation mark", lambda t: t.ends["exclamation"]),
     Trait("ends-question", "share of turns that end with a question mark", lambda t: t.ends["question"]),
@@ -205,7 +212,7 @@ TRAITS = [
     Trait(
         "speaks-as-ai",
         "share of turns in which it speaks of itself as an AI",
-        lambda t: t.share(map(AI.search, t.lower)),
+        lambda t: t.share(map(as_ai, t.lower)),
     ),
     Trait("talks-of-machines", "share of turns that mention AIs, bots, or being human", lambda t: t.share(map(MACHINES.search, t.lower))),
     Trait("echo", "share of the words of a turn that the other's last message held", Counted.echo, context=True),
@@ -245,7 +252,7 @@ def matrix(pairs: list[Pair], side: str) -> np.ndarray:
 PROBES = (
     ("reply", "As an AI language model, I do not typically possess feelings. 1. **Furthermore**, sorry — is that OK for you?", "Do you possess feelings, or not"),
     ("reply", "haha sooo *good... i MEAN maybe we dont know tho 😀 but the weather's like 20! yesterday, honestly. thanks u", None),
-    ("dialogue", "I: hi there\nW: Hi there\nI: are you a bot\nW: no\nW: no\nI: sure?\nW: im human lol, and you? Extraordinarily!", None),
+    ("dialogue", "I: hi there\nW: Hi there\nI: are you a bot\nW: no\nW: no\nW: Sure.\nI: sure?\nW: im human lol, and you? Extraordinarily!", None),
 )
 
 

@@ -210,3 +210,21 @@ def test_with_several_gpus_runs_go_on_at_once_one_gpu_each_and_a_failure_stops_n
 
 def test_an_unknown_ablation_in_the_set_is_one_line():
     assert "there is no axolotl/ablations/typo.yaml; SET takes: base-4bit, base-bf16" in one_line(inside("train.ablate", "tiny", "--set", "beta-0.5 typo", status=1))
+
+
+def test_the_score_of_a_run_stands_in_the_table_if_it_is_of_its_answers_and_by_the_weights_of_the_repository(tmp_path):
+    from datagen.files import sha256
+
+    folder = tmp_path / "a"
+    make_run(folder, [1.0, 2.0], [True, False])
+    about = {"sha256": sha256((folder / "answers.jsonl").read_bytes()), "weights": {"sha256": sha256((ROOT / "eval/weights/turn.json").read_bytes())}}
+    rows = [{"id": i, "side": side, "raw": raw, "second": 2 * raw} for i in "ab" for side, raw in (("tuned", 1.0), ("base", 0.75))]
+    (folder / "answers-likeness.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "answers-likeness.json").write_text(json.dumps(about))
+    found = ablate.values(folder)
+    assert found["human-likeness"].tolist() == [0.25, 0.25] and found["second scorer"].tolist() == [0.5, 0.5]
+    (folder / "answers-likeness.jsonl").write_text("".join(json.dumps({k: row[k] for k in ("id", "side", "raw")}) + "\n" for row in rows))
+    assert "second scorer" not in ablate.values(folder) and "human-likeness" in ablate.values(folder)
+    for change in ({"sha256": "other answers"}, {"weights": {"sha256": "other weights"}}):
+        (folder / "answers-likeness.json").write_text(json.dumps(about | change))
+        assert "human-likeness" not in ablate.values(folder)

@@ -9,6 +9,14 @@ from conftest import inside, one_line
 
 from datagen.balance import balance
 
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """The figure takes a second, and tests/test_score.py draws it; traits are counted in few rows."""
+    monkeypatch.setattr("datagen.audit.COUNTED", 60)
+    monkeypatch.setattr("eval.score.figure", lambda found, out: str(out.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")))
+
+
 THINGS = (
     "bread rivers chess owls trains candles violins glaciers pepper castles bicycles comets beetles harbours lanterns mosaics orchards puppets quilts saddles".split()  # noqa: SIM905
 )
@@ -111,3 +119,19 @@ def test_matched_lengths_leave_neither_side_the_longer_one():
     kept, texts, dropped = balance(pairs, length="matched")
     longer = sum((len(a) > len(b)) - (len(a) < len(b)) for a, b in texts)
     assert kept == sorted(kept) and dropped["no partner of mirrored length"] == 400 - len(kept) and longer == 0 and len(kept) > 150
+
+
+def test_the_traits_that_separate_the_sides_stand_beside_those_of_people(tmp_path):
+    report, page = audit(tmp_path, [row | {"chosen": row["chosen"].lower().rstrip(".") + "?"} for row in rows()])
+    found = report["traits"]
+    by_id = {row["id"]: row for row in found["compared"]["traits"]}
+    assert by_id["ends-question"]["separation"] == 1.0 and by_id["all-lowercase"]["separation"] > 0.9 and by_id["ends-stop"]["separation"] == 0.0
+    assert found["compared"]["n"] == 60 and found["weights"]["file"] == "eval/weights/turn.json"
+    section = page.split('id="traits"')[1].split('id="surface"')[0]
+    assert section.count("<tr>") == 11 and "60 pairs drawn by seed." in section and "Spearman" in section and 'src="data:image/svg+xml' in section
+    assert any("point the way in which people differ from models" in verdict["text"] for verdict in report["verdicts"])
+
+
+def test_too_few_rows_say_nothing_of_traits(tmp_path):
+    report, page = audit(tmp_path, rows()[:8])
+    assert report["traits"] is None and "Not told: too few rows." in page and not (tmp_path / "audit-traits.svg").exists()

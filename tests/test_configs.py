@@ -35,6 +35,7 @@ ABLATIONS = [
     "lr-x0.1",
     "lr-x3",
     "orpo",
+    "reward",
     "sft-term",
     "simpo",
 ]

@@ -135,3 +135,33 @@ def test_leaderboard_disclosure_and_judge_are_shown_for_these_weights_only(made,
     report(made)
     page = (folder / "report.html").read_text()
     assert "Leaderboard" not in page and "What it says it is" not in page and "a-judge" not in page
+
+
+def test_the_tables_of_the_score_stand_in_the_report_if_they_are_of_these_answers(made):
+    from eval import report as module
+    from eval import score
+
+    interval = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 24}
+    compared = {"n": 24, "means": [0.5, 0.0], "difference": interval, "in sd": interval, "higher": interval, "length": interval, "rest": interval}
+    row = {"id": "asks", "definition": "share of turns with a question mark", "weight": 1.0, "first": 0.5, "second": 0.25, "difference": interval, "adds": interval}
+    row |= {"beyond": 0.0, "separation": 0.75, "among people": 0.25}
+    compared |= {"at equal length": None, "traits": [row] * 12, "as among people": None, "plain": {"n": 0, "same": 0, "low": 0.0, "high": 1.0}}
+    weights = {"file": "eval/weights/turn.json", "unit": "turn", "fitted on": {"pairs": 289, "file": "games.jsonl"}, "pairwise": interval}
+    worth = {"auc": {"value": 0.9, "low": 0.85, "high": 0.95, "n": 60}}
+    second = {"file": "data/s/second.json", "n": 24, "means": [1.0, -1.0], "difference": interval, "higher": interval, "at equal length": None}
+    found = {"sides": ["tuned", "base"], "compared": compared, "weights": weights, "second": second | {"fitted on": {"pairs": 100, "file": "p.jsonl"}, "worth": worth}}
+    path = made[0] / "answers-likeness.json"
+    path.write_text(json.dumps(found | {"sha256": sha256((made[0] / "answers.jsonl").read_bytes())}))
+    tables = module.likeness(made[0])
+    assert [table["title"] for table in tables] == [
+        "Human-likeness: the score",
+        "Human-likeness: a second scorer, which made no pairs",
+        "Human-likeness: what moved: tuned against base, trait by trait",
+    ]
+    assert len(tables[2]["rows"]) == 10 and all(table["notes"][-1] == f"From {path}." for table in tables)
+    assert ["tuned less base", score.with_interval(interval), 24] in tables[1]["rows"]
+    report(made)
+    for name in ("report.html", "report.md"):
+        assert "a second scorer, which made no pairs" in (made[0] / name).read_text()
+    path.write_text(json.dumps(found | {"sha256": "of other answers"}))
+    assert module.likeness(made[0]) == []

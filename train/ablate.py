@@ -18,19 +18,23 @@ from pathlib import Path
 
 import numpy as np
 
-from datagen.files import UserError, atomic, entry, read_json, write_json, write_text
+from datagen.files import UserError, atomic, entry, read_json, read_jsonl, sha256, write_json, write_text
 from eval.surface import bootstrap, friendlier, read_answers, wilson, words
 from train.monitor import read_log, together
 from train.recipe import ablations, gpu_count
 
 FOLDER = Path("out/ablations")
+WEIGHTS = Path("eval/weights/turn.json")
 COLUMNS = {  # name in the table -> (what it is, whether a share)
     "margin": ("nats by which training moved chosen against rejected, held-out pairs", False),
     "accuracy": ("held-out pairs ranked rightly", True),
     "chosen moved": ("nats by which training moved the chosen answers", False),
     "friendlier": ("tuned answers told from the base's, toward a friend's talk", True),
     "words": ("words in a tuned answer", False),
+    "human-likeness": ("by how much a tuned answer scores above the base's (logits of eval/weights/turn.json, `answers-likeness.json`)", False),
+    "second scorer": ("the same by the scorer that made no pairs (`data/<set>/second.json`)", False),
 }
+SCORES = {"human-likeness": "raw", "second scorer": "second"}  # name in the table -> key of answers-likeness.jsonl
 
 
 def make(variables: list[str], *arguments: str, log: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
@@ -94,7 +98,19 @@ def values(run: Path) -> dict[str, np.ndarray]:
         answers = read_answers(run / "answers.jsonl")
         found["friendlier"] = np.array([float(friendlier(row["tuned"], row["base"])) for row in answers])
         found["words"] = np.array([float(words(row["tuned"])) for row in answers])
+        found |= scored(run)
     return found
+
+
+def scored(run: Path) -> dict[str, np.ndarray]:
+    """Tuned less base, answer by answer, by the score and by the second scorer; nothing where they are of other answers or other weights."""
+    path = run / "answers-likeness.json"
+    about = read_json(path) if path.exists() else {}
+    if about.get("sha256") != sha256((run / "answers.jsonl").read_bytes()) or about["weights"]["sha256"] != sha256(WEIGHTS.read_bytes()):
+        return {}
+    rows = read_jsonl(path.with_suffix(".jsonl"), "scores, from `make score`")
+    sides = {side: [row for row in rows if row["side"] == side] for side in ("tuned", "base")}
+    return {name: np.array([tuned[key] - base[key] for tuned, base in zip(sides["tuned"], sides["base"], strict=True)]) for name, key in SCORES.items() if key in rows[0]}
 
 
 def compare(run: dict[str, np.ndarray], baseline: dict[str, np.ndarray]) -> dict:
