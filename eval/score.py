@@ -1,0 +1,380 @@
+"""How human-like texts are by the learnt score, trait by trait: of two models' answers, of the two sides of a preference set, or of any texts.
+
+    python -m eval.score out/tiny/answers.jsonl                   # base against tuned; or: make score TEXTS=out/tiny/answers.jsonl
+    python -m eval.score data/tiny/pairs.jsonl                    # what the chosen answers have that the rejected have not
+    python -m eval.score texts.jsonl --text some-id               # one text explained in words
+
+Rows: answers (`base`, `tuned`), pairs (`prompt`, `chosen`, `rejected`), games (`datagen.traits.contrast`), or texts (`text`, or `transcript` with lines I: and W:).
+Writes FILE-likeness.jsonl (each text: raw score, z, what each trait adds), .json, .html, .md, .svg and .png beside it.
+
+The weights that come with the repository were learnt from 289 games of a three-party Turing test (people against GPT-4.5, GPT-4o, Llama-3.1-405B and ELIZA;
+`eval/weights/`): `turn` from single messages, for replies; `dialogue` from whole transcripts. What they know is how people type in a short chat with a stranger
+who asks whether they are people. A higher score is more of that, and no better answer; a model can be trained to please it.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from datagen.files import UserError, entry, read_text, sha256, templates, write_json, write_jsonl, write_text
+from datagen.format import read_pairs
+from datagen.traits.contrast import read
+from eval import likeness, traits
+from eval.compare import embedded
+from eval.surface import bootstrap, wilson
+from train.monitor import BLUE, VERMILLION, canvas, save
+
+WEIGHTS = Path(__file__).parent / "weights"
+FEW = 20
+
+
+# ---------------------------------------------------------------- reading
+
+
+def rows_of(path: Path) -> tuple[list[dict], tuple[str, ...], str]:
+    """(rows of {id, <side>: text, context}, the names of the sides, first against second; reply or dialogue). Raises UserError."""
+    rows, places = read_pairs(str(path))
+    if not rows or not isinstance(rows[0], dict):
+        raise UserError(f"{path}: holds no rows")
+    if {"base", "tuned"} <= rows[0].keys():
+        return [answer(row, place) for row, place in zip(rows, places, strict=True)], ("tuned", "base"), "reply"
+    if {"text", "transcript"} & rows[0].keys():
+        kind, key = ("dialogue", "transcript") if "transcript" in rows[0] else ("reply", "text")
+        return [single(row, place, key) for row, place in zip(rows, places, strict=True)], ("text",), kind
+    pairs = read(path)
+    names = ("human", "ai") if pairs[0].kind == "dialogue" else ("chosen", "rejected")
+    return [{"id": pair.id, names[0]: pair.human, names[1]: pair.other, "context": pair.context} for pair in pairs], names, pairs[0].kind
+
+
+def answer(row: dict, place: str) -> dict:
+    messages = row.get("messages")
+    if not all(isinstance(row.get(side), str) for side in ("base", "tuned")):
+        raise UserError(f"{place}: base and tuned are texts, from `make answers`")
+    context = messages[-1].get("content") if isinstance(messages, list) and messages and isinstance(messages[-1], dict) else None
+    return {"id": str(row.get("id", place)), "base": row["base"], "tuned": row["tuned"], "context": context if isinstance(context, str) else None}
+
+
+def single(row: dict, place: str, key: str) -> dict:
+    if not isinstance(row, dict) or not isinstance(row.get(key), str) or not row[key].strip():
+        raise UserError(f"{place}: {key} is missing, empty or no text")
+    context = row.get("prompt")
+    return {"id": str(row.get("id", place)), "text": row[key], "context": context if isinstance(context, str) else None}
+
+
+# ---------------------------------------------------------------- scores
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f"{path.stem}-likeness{suffix}")
+
+
+def weights_for(kind: str, path: Path | None) -> Path:
+    return path or WEIGHTS / ("dialogue.json" if kind == "dialogue" else "turn.json")
+
+
+def counted(model: likeness.Model, kind: str, text: str, context: str | None) -> np.ndarray:
+    """[traits] of one text in the model's order: means over its turns where the weights are of turns. Raises UserError where they are of dialogues, and it is none."""
+    unit = model.about["unit"]
+    if unit == "dialogue" and kind != "dialogue":
+        raise UserError(
+            "these weights were learnt from whole dialogues, and this text is one reply: traits that compare turns are missing; use weights of turns or replies"
+        )
+    whole = traits.counted(kind, text, context)
+    turns = [traits.Counted([turn], [heard]) for turn, heard in zip(whole.spoken, whole.heard, strict=True)] if unit == "turn" and kind == "dialogue" else [whole]
+    places = [traits.IDS.index(name) for name in model.ids]
+    with np.errstate(all="ignore"):
+        inside = np.array([traits.values(turn) for turn in turns])[:, places]
+        return np.where(np.isnan(inside).all(axis=0), np.nan, np.nansum(inside, axis=0) / np.maximum(1, (~np.isnan(inside)).sum(axis=0)))
+
+
+def matrix(model: likeness.Model, rows: list[dict], side: str, kind: str) -> np.ndarray:
+    return np.array([counted(model, kind, row[side], row["context"]) for row in rows])
+
+
+def explain(model: likeness.Model, x: np.ndarray, most: int = 5) -> list[str]:
+    """One text in words: its score, and the traits that speak most for and against a person."""
+    adds, raw = model.contributions(x[None])[0], float(model.raw(x[None])[0])
+    whose = "the people" if raw > 0 else "the models"
+    lines = [f"score {raw:+.2f} (logit; z {float(model.z(raw)):+.2f}): by these weights more like {whose} of the texts that they were learnt from"]
+    for word, sign in (("for a person", 1), ("against", -1)):
+        for i in [i for i in np.argsort(-sign * adds)[:most] if sign * adds[i] > 0.005]:
+            beyond = " (counted as the outermost of the fitted texts)" if not model.low[i] <= x[i] <= model.high[i] else ""
+            lines.append(f"  {word}: {traits.BY_ID[model.ids[i]].definition}: {x[i]:.2f}, on average {model.mean[i]:.2f}; adds {adds[i]:+.2f}{beyond}")
+    return lines
+
+
+# ---------------------------------------------------------------- two sides
+
+
+def estimate(values: np.ndarray) -> dict:
+    """The mean with its 95 % bootstrap interval over rows."""
+    low, high = bootstrap(values) if np.ptp(values) > 0 else (values.mean(),) * 2
+    return {"value": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> dict:
+    """Spearman's rho over traits, with an interval by resampling traits."""
+    from scipy.stats import rankdata
+
+    def rho(places: np.ndarray) -> float:
+        x, y = rankdata(a[places]), rankdata(b[places])
+        return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else 0.0
+
+    rng, n = np.random.default_rng(1), len(a)
+    low, high = np.percentile([rho(rng.integers(0, n, n)) for _ in range(2000)], [2.5, 97.5])
+    return {"value": rho(np.arange(n)), "low": float(low), "high": float(high), "n": n}
+
+
+def at_equal_length(difference: np.ndarray, longer: np.ndarray) -> dict | None:
+    """The difference in score where both texts are as long: the intercept of a regression on the difference in log words, by bootstrap over rows."""
+    if np.ptp(longer) < 1e-9:
+        return None
+    rng, n = np.random.default_rng(1), len(difference)
+    picks = np.vstack([np.arange(n), rng.integers(0, n, (2000, n))])
+    x, y = longer[picks], difference[picks]
+    spread = ((x - x.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    slope = ((x - x.mean(axis=1, keepdims=True)) * y).sum(axis=1) / np.where(spread > 0, spread, np.inf)
+    ends = y.mean(axis=1) - slope * x.mean(axis=1)
+    low, high = np.percentile(ends[1:], [2.5, 97.5])
+    return {"value": float(ends[0]), "low": float(low), "high": float(high), "n": n, "slope": float(slope[0])}
+
+
+def compare(model: likeness.Model, first: np.ndarray, second: np.ndarray) -> dict:
+    """What the first side has over the second, in score and trait by trait. The contributions of the traits add up to the difference of the scores."""
+    adds = model.contributions(first) - model.contributions(second)
+    difference = adds.sum(axis=1)
+    n = len(difference)
+    higher = float((np.sign(difference.round(9)) + 1).sum() / 2)
+    about = model.about["traits"]
+    lengths = [i for i, name in enumerate(model.ids) if name in traits.LENGTH]
+    words = model.ids.index("turn-words")
+    rows = []
+    for i, name in enumerate(model.ids):
+        both = ~np.isnan(first[:, i]) & ~np.isnan(second[:, i])
+        if not both.any():
+            continue
+        rows.append(
+            {
+                "id": name,
+                "definition": about[name]["definition"],
+                "weight": float(model.weight[i]),
+                "first": float(first[both, i].mean()),
+                "second": float(second[both, i].mean()),
+                "difference": estimate((first - second)[both, i]),
+                "adds": estimate(adds[:, i]),
+                "separation": traits.separation(first[:, i], second[:, i]),
+                "among people": about[name]["separation"],
+                "beyond": float(np.mean([(side[both, i] < model.low[i]) | (side[both, i] > model.high[i]) for side in (first, second)])),
+            }
+        )
+    varying = [row for row in rows if row["among people"] is not None and (row["separation"] != 0.5 or row["among people"] != 0.5)]
+    here, there = (np.array([row[key] for row in varying]) for key in ("separation", "among people"))
+    plain = [row for row in varying if abs(row["separation"] - 0.5) >= 0.1]
+    same = sum((row["separation"] > 0.5) == (row["among people"] > 0.5) and row["among people"] != 0.5 for row in plain)
+    return {
+        "n": n,
+        "higher": {"value": higher / n, **dict(zip(("low", "high"), wilson(higher, n), strict=True)), "n": n},
+        "difference": estimate(difference),
+        "in sd": estimate(difference / model.spread),
+        "length": estimate(adds[:, lengths].sum(axis=1)),
+        "rest": estimate(np.delete(adds, lengths, axis=1).sum(axis=1)),
+        "at equal length": at_equal_length(difference, first[:, words] - second[:, words]),
+        "means": [float(model.raw(side).mean()) for side in (first, second)],
+        "traits": sorted(rows, key=lambda row: -abs(row["adds"]["value"])),
+        "as among people": rank_correlation(here, there) if len(varying) > 2 else None,
+        "plain": {"n": len(plain), "same": same, **dict(zip(("low", "high"), wilson(same, len(plain)) if plain else (0.0, 1.0), strict=True))},
+    }
+
+
+# ---------------------------------------------------------------- the report
+
+
+def with_interval(value: dict | None, form: str = "{:+.2f}") -> str:
+    return "–" if value is None else f"{form.format(value['value'])} [{form.format(value['low'])}, {form.format(value['high'])}]"
+
+
+def per_cent(value: dict) -> str:
+    return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def tables(found: dict) -> list[dict]:
+    first, second = found["sides"]
+    c, weights = found["compared"], found["weights"]
+    overall = {
+        "title": "The score",
+        "head": ["", "value*", f"{'pairs'}*"],
+        "rows": [
+            [f"mean of {first} (logit)", f"{c['means'][0]:+.2f}", c["n"]],
+            [f"mean of {second} (logit)", f"{c['means'][1]:+.2f}", c["n"]],
+            [f"{first} less {second}", with_interval(c["difference"]), c["n"]],
+            ["the same in standard deviations of the fitted texts", with_interval(c["in sd"]), c["n"]],
+            [f"{first} scores higher", per_cent(c["higher"]), c["n"]],
+            ["of the difference: traits of length", with_interval(c["length"]), c["n"]],
+            ["of the difference: all other traits", with_interval(c["rest"]), c["n"]],
+            ["the difference where both are as long (regression on log words)", with_interval(c["at equal length"]), c["n"]],
+        ],
+        "notes": [
+            f"Weights: {weights['file']}, learnt from {weights['fitted on']['pairs']} pairs of {weights['fitted on']['file']} ({weights['unit']}), where they pick the"
+            f" person in {per_cent(weights['pairwise'])} of {weights['pairwise']['n']} held-out groups."
+            " Intervals: 95 %, by resampling rows. A trait outside what the fitted texts had counts as their 1st or 99th percentile.",
+        ],
+    }
+    moved = [row for row in c["traits"] if row["weight"]]
+    drift = {
+        "title": f"What moved: {first} against {second}, trait by trait",
+        "head": ["trait", f"{first}*", f"{second}*", "difference*", "adds to the score*", "outside the fitted range*"],
+        "rows": [
+            [
+                row["definition"],
+                f"{row['first']:.2f}",
+                f"{row['second']:.2f}",
+                with_interval(row["difference"]),
+                with_interval(row["adds"]),
+                f"{100 * row['beyond']:.0f} %",
+            ]
+            for row in moved
+        ],
+        "notes": ["Traits without a weight are in the .json. What the traits add sums to the difference of the scores."],
+    }
+    n_plain = c["plain"]["n"]
+    people = {
+        "title": f"Is what tells {first} from {second} what tells people from models?",
+        "head": ["trait", f"more in {first}*", "more in people*", "agrees"],
+        "rows": [
+            [row["definition"], f"{row['separation']:.3f}", f"{row['among people']:.3f}", "yes" if (row["separation"] > 0.5) == (row["among people"] > 0.5) else "no"]
+            for row in sorted(c["traits"], key=lambda row: -abs(row["separation"] - 0.5))[:20]
+            if row["among people"] is not None
+        ],
+        "notes": [
+            "Each number is the chance that a text of the one side has more of the trait than one of the other (AUC; 0.5: no difference); people against models: in the"
+            " texts that the weights were learnt from. The 20 traits that differ most here.",
+            *(
+                [f"Over all {c['as among people']['n']} traits the two rank with rho = {with_interval(c['as among people'])} (Spearman; by resampling traits)."]
+                if c["as among people"]
+                else []
+            ),
+            *(
+                [
+                    f"Of {n_plain} traits that differ plainly here (AUC beyond 0.4 to 0.6), {c['plain']['same']} point the way in which people differ from models:"
+                    f" {100 * c['plain']['same'] / n_plain:.0f} % [{100 * c['plain']['low']:.0f}, {100 * c['plain']['high']:.0f}]."
+                ]
+                if n_plain
+                else []
+            ),
+        ],
+    }
+    return [overall, drift, people]
+
+
+def figure(found: dict, out: Path) -> str:
+    """Draws what moved the score, and the two separations of each trait against each other; returns what is shown."""
+    first, second = found["sides"]
+    c = found["compared"]
+    moved = [row for row in c["traits"] if row["weight"]][:14][::-1]
+    fig, axes = canvas(1, 2, (10.5, 4.6))
+    bars, dots = axes[0]
+    for y, row in enumerate(moved):
+        adds = row["adds"]
+        bars.barh(y, adds["value"], color=BLUE if adds["value"] > 0 else VERMILLION, alpha=0.75, height=0.7)
+        bars.plot([adds["low"], adds["high"]], [y, y], color="#333333", lw=1)
+    bars.axvline(0, color="#777777", lw=0.8)
+    bars.set_yticks(range(len(moved)), [row["id"] for row in moved])
+    bars.set_xlabel(f"adds to the score of {first} against {second} (logit, 95 %)")
+    bars.set_title("what moved the score", loc="left", fontsize=10)
+    known = [row for row in c["traits"] if row["among people"] is not None]
+    agree = [(row["separation"] - 0.5) * (row["among people"] - 0.5) >= 0 for row in known]
+    for flag, colour in ((True, BLUE), (False, VERMILLION)):
+        mine = [row for row, same in zip(known, agree, strict=True) if same == flag]
+        dots.plot([row["among people"] for row in mine], [row["separation"] for row in mine], "o", color=colour, ms=4, alpha=0.8)
+    named, last = sorted(sorted(known, key=lambda row: -abs(row["separation"] - 0.5))[:8], key=lambda row: row["separation"]), -1.0
+    for row in named:
+        last = max(last + 0.045, row["separation"])  # names of neighbours would lie on each other
+        dots.annotate(row["id"], (row["among people"], row["separation"]), (row["among people"] + 0.02, last), fontsize=7, va="center")
+    for line in (dots.axvline, dots.axhline):
+        line(0.5, color="#777777", lw=0.8)
+    dots.set_xlim(0.15, 0.85)
+    dots.set_ylim(-0.03, 1.2)
+    dots.set_xlabel("more in people than in models (AUC)")
+    dots.set_ylabel(f"more in {first} than in {second} (AUC)")
+    dots.set_title("each trait; blue: the same way", loc="left", fontsize=10)
+    save(fig, out)
+    return f"Left: what each trait adds to the score of {first} against {second}. Right: how each trait tells them apart, against how it tells people from models"
+
+
+def report(path: Path, weights: Path | None = None) -> dict:
+    """Scores all texts of a file and writes everything beside it. Returns the summary."""
+    rows, names, kind = rows_of(path)
+    place = weights_for(kind, weights)
+    model = likeness.load(place)
+    about = model.about
+    sides = {name: matrix(model, rows, name, kind) for name in names}
+    raw = {name: model.raw(x) for name, x in sides.items()}
+    adds = {name: model.contributions(x) for name, x in sides.items()}
+    write_jsonl(
+        beside(path, ".jsonl"),
+        [
+            {"id": row["id"], "side": name, "raw": float(raw[name][i]), "z": float(model.z(raw[name][i]))}
+            | {"adds": {trait: round(float(adds[name][i, j]), 4) for j, trait in enumerate(model.ids) if model.weight[j]}}
+            for i, row in enumerate(rows)
+            for name in names
+        ],
+    )
+    file = place.relative_to(Path.cwd()).as_posix() if place.is_absolute() and place.is_relative_to(Path.cwd()) else place.as_posix()
+    found = {
+        "file": path.as_posix(),
+        "sha256": sha256(read_text(path, "texts")),
+        "weights": {"file": file, "sha256": sha256(read_text(place, "weights")), "unit": about["unit"], "fitted on": about["fitted on"]}
+        | {"pairwise": about["shown"][likeness.SURFACE]["pairwise"]},
+        "texts": len(rows),
+        "sides": list(names),
+        "mean": {name: estimate(values) for name, values in raw.items()},
+    }
+    if len(names) == 2 and len(rows) >= FEW:
+        found["compared"] = compare(model, sides[names[0]], sides[names[1]])
+        alt = figure(found, beside(path, ""))
+        values = {"found": found, "tables": tables(found), "alt": alt}
+        svg = beside(path, ".svg")
+        for html in (False, True):
+            page = templates(Path(__file__).parent, html).get_template(f"likeness.{'html' if html else 'md'}.j2")
+            write_text(beside(path, f".{'html' if html else 'md'}"), page.render(**values, picture=embedded(read_text(svg, "a figure")) if html else svg.name))
+    write_json(beside(path, ".json"), found)
+    return found
+
+
+def one(path: Path, weights: Path | None, wanted: str) -> list[str]:
+    rows, names, kind = rows_of(path)
+    model = likeness.load(weights_for(kind, weights))
+    if not (mine := [row for row in rows if row["id"] == wanted]):
+        raise UserError(f"{path}: has no text with the id {wanted!r}; the first is {rows[0]['id']!r}")
+    return [
+        line for row in mine for name in names for line in [f"{wanted} ({name}): {row[name][:200]!r}", *explain(model, counted(model, kind, row[name], row["context"]))]
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("texts", type=Path)
+    parser.add_argument("--weights", type=Path, help="from python -m eval.likeness … --save; default: eval/weights/")
+    parser.add_argument("--text", help="explain the text with this id, and write nothing")
+    args = parser.parse_args()
+    if args.text is not None:
+        print("\n".join(one(args.texts, args.weights, args.text)))
+        return
+    found = report(args.texts, args.weights)
+    for name, value in found["mean"].items():
+        print(f"{name:10} {with_interval(value)}   mean score of {value['n']} texts (logit; weights {found['weights']['file']})")
+    if c := found.get("compared"):
+        first = found["sides"][0]
+        print(
+            f"{first} scores higher in {per_cent(c['higher'])} of {c['n']}; by {with_interval(c['difference'])}, of which traits of length {with_interval(c['length'])}"
+        )
+        for row in c["traits"][:8]:
+            print(f"  {row['id']:20} {row['first']:8.2f} against {row['second']:8.2f}   adds {with_interval(row['adds'])}")
+        print(f"-> {beside(args.texts, '.html')}, .md, .json, .jsonl, .svg")
+    else:
+        print(f"-> {beside(args.texts, '.jsonl')} and .json{'' if len(found['sides']) == 1 else f'; a comparison needs {FEW} rows'}")
+
+
+if __name__ == "__main__":
+    entry(main)
