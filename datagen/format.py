@@ -11,6 +11,8 @@ Takes .jsonl, .json, .parquet or the id of a Hub data set with the columns promp
 
 Why strings: Axolotl's `chat_template.default` doubles the BOS and cuts answers that its template trims or that occur in the
 template; the trainer adds the tokenizer's BOS to the prompt and its EOS to an answer without one, and nothing else.
+
+Rows that say themselves on which side they stand (`split`: train or val, as those of datagen.roleplay.prefer) stay there.
 """
 
 import argparse
@@ -273,6 +275,16 @@ def split(questions: list[str], held_out: int, threshold: float, seed: int | Non
     return [i in held for i in range(len(questions))]
 
 
+def as_given(rows: list[dict], places: list[str]) -> list[bool] | None:
+    """True for the rows whose own `split` is val; None if no row has one. Raises UserError for other values, and where only some rows have it."""
+    found = [row.get("split") for row in rows]
+    if not any(found):
+        return None
+    if wrong := [(place, value) for place, value in zip(places, found, strict=True) if value not in ("train", "val")]:
+        raise UserError(f"{wrong[0][0]}: its split is {wrong[0][1]!r}; where one row has the column, each needs train or val in it")
+    return [value == "val" for value in found]
+
+
 def load_tokenizer(base_model: str):
     quiet_libraries()
     from transformers import AutoTokenizer
@@ -315,7 +327,10 @@ def main() -> None:
     if len(keep) < 2:
         raise UserError(f"{args.pairs}: only {len(keep)} rows are left ({too_long.sum()} longer than sequence_len {limit}, {same.sum()} with equal answers)")
     wanted = max(1, min(settings.held_out, len(keep) // 5))
-    held = split([" ".join(m["content"] for m in originals[i][0]) for i in keep], wanted, settings.questions.near_duplicate, settings.seed)
+    held = as_given([raw[i] for i in keep], [places[i] for i in keep])
+    if held and (all(held) or not any(held)):
+        raise UserError(f"{args.pairs}: the column split leaves no row to {'train on' if all(held) else 'hold out'}")
+    held = held or split([" ".join(m["content"] for m in originals[i][0]) for i in keep], wanted, settings.questions.near_duplicate, settings.seed)
     if not any(held) or all(held):
         raise UserError(f"{args.pairs}: all questions are near-duplicates of one another, so none can be held out from training")
 

@@ -701,5 +701,5 @@ def test_a_missing_address_names_the_variable(play, monkeypatch):
 
 def test_the_shipped_profiles_can_be_read(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert len(load().plan()[0]) == 3 * 20 * 10 and len(load(profile="tiny").plan()[0]) == 3 * 3 * 20
+    assert len(load().plan()[0]) == 3 * 20 * 10 and len(load(profile="tiny").plan()[0]) == 3 * 3 * 10
     assert re.fullmatch("[0-9a-f]{16}", load().shape())

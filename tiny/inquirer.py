@@ -1,6 +1,6 @@
 """Builds the second embedded model, the inquirer: it plays a person with an everyday goal who talks with the first one.
 
-    python -m tiny.inquirer                 # writes tiny/inquirer/ (about 3 minutes on two cores); `make tiny-inquirer`
+    python -m tiny.inquirer                 # writes tiny/inquirer/ (about 3 minutes); `make tiny-inquirer`
     python -m tiny.inquirer --show          # prints a few of the dialogues that it learns from
     python -m tiny.inquirer --out FOLDER    # elsewhere, to compare with the stored weights
 
@@ -8,10 +8,10 @@ It starts from the weights of tiny/model, with the same shape and tokenizer, and
 (what a person says) and `tiny/text/*.txt` (what is asked and answered), as messages in the very form that datagen.roleplay sends: persona and goal
 first, every answer inside the forwarding prompt, its own words in quotes. Only its own words are learnt.
 
-In `tiny/people`, `== goal` opens a goal of datagen/roleplay/goals.yaml: `> topic kind` are the units whose questions it asks, in order, `O` how it opens,
+In `tiny/people`, `== goal` opens a goal of goals.yaml there: `> topic kind` are the units whose questions it asks, in order, `O` how it opens,
 `A` what it tells when asked back. `== anyone` holds `R`, what is said to an answer, `M`, to one that has nothing to do with the question, and `D`, to a
 remark about being an AI. `== feature option` holds `T`, what persons with that option tell of themselves. Only age and native language have such
-lines: race, gender and education change nothing in what this model has learnt.
+lines: gender changes nothing in what this model has learnt.
 
 The answers that it learns from are friendly or formal, and one in six is about something else: then it says so, and asks again. After the answer to its
 last question it says the stop word. Some goals are answered by a unit that fits them loosely: the embedded model has few topics.
@@ -39,7 +39,7 @@ from tiny import corpus
 
 HERE = Path(__file__).parent
 PEOPLE, BASE, OUT = HERE / "people", HERE / "model", HERE / "inquirer"
-STEPS, ROWS, LENGTH = 260, 4, 1000  # a row is one dialogue of at most so many tokens
+STEPS, ROWS, LENGTH = 160, 4, 900  # a row is one dialogue of at most so many tokens
 RATES = {"matrices": 0.02, "others": 0.006}
 SHARPEN = 1.3  # as in tiny.build, by less: what persons say is to vary
 SEED = 20240702  # the day the paper on role-play appeared
@@ -142,13 +142,13 @@ class Writer:
 
 
 def writer(held_out: bool = False) -> Writer:
-    """The dialogues of the embedded model's profile: every persona there can be, and the goals that `tiny/people` has lines for.
+    """The dialogues of the profile `tiny`: every persona that its features allow, and its goals.
 
-    A seventh of the personas, by their id, is only met in the held-out loss."""
+    A fifth of the personas, by their id, is only met in the held-out loss."""
     settings = load(profile="tiny")
     people = read_people()
-    personas = [p for p in choose(Choice(file=settings.personas.file, use="all", features=settings.personas.features)) if (int(p.id, 16) % 7 == 0) == held_out]
-    return Writer(settings, read_goals(Path(settings.goals.file), None)[0], people, personas)
+    personas = [p for p in choose(Choice(file=settings.personas.file, use="all", features=settings.personas.features)) if (int(p.id, 16) % 5 == 0) == held_out]
+    return Writer(settings, read_goals(Path(settings.goals.file), settings.goals.categories)[0], people, personas)
 
 
 def sources() -> str:
@@ -157,7 +157,8 @@ def sources() -> str:
 
     made = writer()
     values = [of_base(), (BASE / "manifest.json").read_text(), [goal.text for goal in made.goals], sorted(p.text for p in made.personas), made.settings.stop]
-    values += [made.settings.prompt(name) for name in ("inquirer_system", "inquirer_first_neutral", "forward_neutral", "form_quotes", "reminder")]
+    values += [made.settings.prompt(name) for name in ("inquirer_system", "inquirer_first_neutral", "forward_neutral", "form_quotes")]
+    values += [made.settings.remind_stop and made.settings.prompt("reminder")]
     values += [path.read_text(encoding="utf-8") for path in sorted([*PEOPLE.glob("*.txt"), HERE / "inquirer.py"])]
     return sha256(json.dumps(values))
 
@@ -225,7 +226,7 @@ def train():
     from tiny import build
 
     torch.manual_seed(SEED)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # a second one gains little on rows like these, and waiting for it costs minutes when the cores are busy
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     model = LlamaForCausalLM.from_pretrained(BASE, dtype=torch.float32, attn_implementation="sdpa")
     with torch.no_grad():
@@ -235,7 +236,7 @@ def train():
     optimizers = [build.Muon(inner, lr=RATES["matrices"]), torch.optim.AdamW(others, lr=RATES["others"], betas=(0.9, 0.95), weight_decay=0.0)]
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     rng, source, started, recent = random.Random(SEED), writer(), time.time(), []
-    print(f"{model.num_parameters():,} parameters, {STEPS} steps; held-out loss before {held_out_loss(model, tokenizer):.3f}", flush=True)
+    print(f"{model.num_parameters():,} parameters, {STEPS} steps", flush=True)
     for step in range(STEPS):
         loss, count = loss_of(model, *batch(tokenizer, source, rng, ROWS))
         (loss / count).backward()
@@ -278,14 +279,14 @@ def main() -> None:
     import torch
 
     quiet_libraries()
-    started, out = time.time(), args.out
+    started, out, of = time.time(), args.out, sources()
     model, tokenizer, loss = train()
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     manifest = {
-        "sources_sha256": sources(),
+        "sources_sha256": of,
         "weights_sha256": hashlib.sha256((partial / "model.safetensors").read_bytes()).hexdigest(),
         "held_out_loss": round(loss, 4),
         "parameters": model.num_parameters(),
