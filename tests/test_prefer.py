@@ -10,7 +10,8 @@ from conftest import ROOT, inside, one_line, part_of
 
 from datagen import config
 from datagen.client import Reply
-from datagen.files import read_jsonl
+from datagen.files import UserError, read_jsonl
+from datagen.format import as_given
 from datagen.roleplay.facts import contradictions, facts
 from datagen.roleplay.prefer import Asked, Choices, asks_what_it_is, held_out, select, why_not
 from datagen.roleplay.record import read
@@ -142,10 +143,10 @@ def test_somebody_who_wants_to_know_what_answers_leaves_the_rest_of_the_dialogue
     [
         ("", "empty"),
         ("As an AI model I cannot say, friend, honestly.", "AI self-reference in chosen"),
-        ("Ha! FINISH already, honestly, friend, I mean it now.", "stop word"),
+        ("Ha! FINISH this matter already, honestly, friend, I mean it.", "stop word"),
         ('"Oh that one is so good, honestly, friend of mine."', "quotes around the whole"),
         ("Oh sure, honestly friend.\nUser: and then what of it all?", "marker of another speaker"),
-        ("Oh " + "you and me and " * 20, "loop"),
+        ("Oh, " + "the matter and " * 13, "loop"),
         ("Oh yes. " * 3 + "It is so good that I could go on and on for hours and hours about all of it, my friend, " * 4, "length ratio"),
     ],
 )
@@ -164,7 +165,7 @@ def test_each_gate_has_a_name_of_its_own(chosen, reason):
 
 def test_without_one_good_pair_the_command_fails_and_says_why(endpoint_, tmp_path):
     endpoint_.script = lambda body: "" if (said := talk(body)).startswith("Oh") else said
-    assert "no pair was accepted to train on, or none to hold out (rejected: 16 empty)" in one_line(made(tmp_path, status=1))
+    assert "no pair was accepted to train on, or none to hold out (rejected: 16 empty)" in one_line(made(tmp_path, status=1, formal_history=0))
 
 
 def row(number, turn, persona="a", dialogue=None):
@@ -229,6 +230,7 @@ def test_most_direct_questions_about_what_it_is_are_found_and_hardly_any_other()
     assert sum(map(asks_what_it_is, wordings)) == 19 and [text for text in asked if asks_what_it_is(text)] == []
 
 
+@pytest.mark.slow
 def test_rendered_rows_keep_the_split_and_end_with_reply_and_end_token(endpoint_, tmp_path):
     _, rows, _, _ = made(tmp_path)
     path = tmp_path / "sets/t/roleplay-t.jsonl"
@@ -242,10 +244,9 @@ def test_rendered_rows_keep_the_split_and_end_with_reply_and_end_token(endpoint_
             assert text["prompt"].count("<|user|>") == one["turn"] + 1
 
 
-def test_a_split_that_is_not_on_every_row_is_refused(tmp_path):
-    path = tmp_path / "p.jsonl"
-    path.write_text(
-        "".join(json.dumps({"prompt": f"q{n}", "chosen": "yes it is", "rejected": "no it is not"} | ({"split": "val"} if n else {})) + "\n" for n in range(3))
-    )
-    line = one_line(inside("datagen.format", path, tmp_path / "f", "--base", "axolotl/tiny.yaml", "--profile", "tiny", status=1))
-    assert "p.jsonl:1" in line or "row 1" in line
+def test_a_split_that_is_not_on_every_row_is_refused():
+    places = ["p, row 1", "p, row 2"]
+    assert as_given([{}, {"split": None}], places) is None and as_given([{"split": "val"}, {"split": "train"}], places) == [True, False]
+    for other in ({}, {"split": "test"}):
+        with pytest.raises(UserError, match="p, row 2: its split is"):
+            as_given([{"split": "val"}, other], places)
