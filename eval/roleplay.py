@@ -10,8 +10,9 @@ After Tables 1, 2 and 7 and Figure 8 of LLM Roleplay (arXiv 2407.03974), whose p
 - Failure rates: mean count over seeds / mean number of outputs over seeds, both of the inquirer's first attempts (of the responder's answers for its own
   rate), so that repeated attempts change nothing. In parentheses the SD over seeds by n, divided by the same mean: both as in the paper, cut (not
   rounded) to two decimals as there. The paper's published SDs can only come from a division by n.
-- In brackets, beside every mean and rate: 95 % intervals that resample dialogues. Where all dialogues agree, resampling shows no spread, and Wilson's interval on
-  the number of dialogues stands instead for a rate; the interval of a mean then has no width. Dialogues of one persona or goal are alike, so these are too narrow for claims about other personas or goals.
+- In brackets, beside every mean and rate: 95 % intervals that resample dialogues. Where all dialogues agree, resampling shows no spread: of a rate, Wilson's
+  interval on the number of dialogues stands instead; that of a mean has no width. Dialogues of one persona or goal are alike, so these are too narrow for
+  claims about other personas or goals.
 - Saved: of the first attempts that failed, those after which a repeated one gave a prompt or the stop word.
 - Lexical diversity: of all that the inquirer said in a dialogue (eval.lexical). Only the moving-average TTR compares groups whose dialogues differ in length.
 
@@ -215,7 +216,7 @@ def measure(path: Path, count: Callable) -> dict:
         "name": path.name,
         "file": str(path / "dialogues.jsonl"),
         "sha256": sha256((path / "dialogues.jsonl").read_bytes()),
-        "settings": made["shape"],
+        "settings": made["settings"],
         "inquirer": dialogues[0].inquirer.model,
         "responder": dialogues[0].responder.model,
         "seeds": sorted({dialogue.seed for dialogue in dialogues}),
@@ -403,6 +404,7 @@ def radar(sets: list[dict], out: Path) -> None:
         )
     axis.set_xticks(angles, [f"{label}\n(max {cut(most)}{' %' if i > 2 else ''})" for i, (label, most) in enumerate(zip(labels, largest, strict=True))], fontsize=7)
     axis.set(ylim=(0, 1.05), yticks=[0.25, 0.5, 0.75, 1])
+    axis.tick_params(axis="x", pad=12)
     axis.tick_params(axis="y", labelsize=6)
     axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.15, 1.05))
     save(fig, out)

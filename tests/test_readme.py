@@ -6,13 +6,13 @@ import subprocess
 import pytest
 from conftest import ROOT, inside
 
-TEXT = (ROOT / "README.md").read_text() + (ROOT / "datagen/prompts/README.md").read_text()
+TEXT = "\n".join((ROOT / name).read_text() for name in ("README.md", "datagen/prompts/README.md", "datagen/prompts/roleplay/README.md"))
 MAKES = sorted(set(re.findall(r"^(?:[A-Z_]+=\S+ )*make ([a-z-]+)", TEXT, re.MULTILINE)) | set(re.findall(r"`make ([a-z-]+)", TEXT)))
 MODULES = sorted(
     {
         str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
         for folder in ("benchmarks", "datagen", "train", "eval", "tiny")
-        for path in (ROOT / folder).glob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
     }
 )
 
@@ -42,7 +42,11 @@ def test_every_variable_in_the_readme_is_one_the_makefile_reads():
 def test_every_path_in_the_readme_exists_or_is_made_by_a_command():
     paths = {p.rstrip("/") for p in re.findall(r"`([\w.@/-]+/[\w.@/*-]*|\w+\.(?:py|md|txt))`", TEXT)}
     made = {p for p in paths if p.startswith(("out/", "data/", ".venv")) or p in ("data", "out")}
-    assert paths - made and not [p for p in paths - made if not (ROOT / p).exists() and not (ROOT / "datagen/prompts" / p).exists() and "/v1" not in p]
+    assert paths - made and not [
+        p
+        for p in paths - made
+        if not (ROOT / p).exists() and not (ROOT / "datagen/prompts" / p).exists() and not (ROOT / "datagen/prompts/roleplay" / p).exists() and "/v1" not in p
+    ]
 
 
 def test_every_model_named_in_a_command_is_there():

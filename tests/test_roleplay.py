@@ -1,5 +1,6 @@
 """Role-played dialogues: personas, goals, prompts, extraction, detectors, the loop and its resumption.  .venv/bin/python -m pytest tests/test_roleplay.py"""
 
+import asyncio
 import json
 import random
 import re
@@ -10,12 +11,13 @@ import pytest
 import yaml
 from conftest import ROOT, inside, one_line
 
+from datagen.client import Client, Request
 from datagen.config import merge
 from datagen.files import UserError, read_json
 from datagen.roleplay import detect, extract
 from datagen.roleplay.personas import Choice, Features, article, choose, describe, read_goals
 from datagen.roleplay.record import END_REASONS, read
-from datagen.roleplay.settings import FIELD, PLACEHOLDERS, fill, load
+from datagen.roleplay.settings import FIELD, PLACEHOLDERS, Address, fill, load
 
 CONFIG, GOALS = (yaml.safe_load((ROOT / f"datagen/roleplay/{name}.yaml").read_text()) for name in ("config", "goals"))
 del CONFIG["profiles"]
@@ -52,29 +54,10 @@ def test_a_persona_is_described_in_correct_english(chosen, said):
     assert describe(Features(**values), chosen) == said
 
 
-@pytest.mark.parametrize(
-    ("words", "which"),
-    [
-        ("18-to", "an"),
-        ("80-year", "an"),
-        ("8-year", "an"),
-        ("11-year", "an"),
-        ("110-year", "a"),
-        ("35-to", "a"),
-        ("hour", "an"),
-        ("honest", "an"),
-        ("university", "a"),
-        ("unemployed", "an"),
-        ("uninterested", "an"),
-        ("European", "a"),
-        ("one-armed", "a"),
-        ("useful", "a"),
-        ("Asian", "an"),
-        ("White", "a"),
-    ],
-)
-def test_the_article_follows_the_sound(words, which):
-    assert article(words) == which
+def test_the_article_follows_the_sound():
+    an = ["18-to", "80-year", "8-year", "11-year", "hour", "honest", "unemployed", "uninterested", "Asian"]
+    a = ["110-year", "35-to", "university", "European", "one-armed", "useful", "White"]
+    assert [article(words) for words in an + a] == ["an"] * len(an) + ["a"] * len(a)
 
 
 def test_all_combinations_are_as_many_as_the_product_and_distinct():
@@ -182,10 +165,9 @@ EXTRACTED = [  # output, the paper's result and count, ours
 ]
 
 
-@pytest.mark.parametrize(("text", "first", "count", "ours"), EXTRACTED)
-def test_prompts_are_extracted_strictly_and_as_meant(text, first, count, ours):
-    assert extract.strict(text) == (first, count)
-    assert extract.tolerant(text).prompt == ours
+def test_prompts_are_extracted_strictly_and_as_meant():
+    for text, first, count, ours in EXTRACTED:
+        assert (extract.strict(text), extract.tolerant(text).prompt) == ((first, count), ours), text
 
 
 def test_reasoning_is_no_part_of_an_output():
@@ -223,9 +205,8 @@ GOES_ON = [
 ]
 
 
-@pytest.mark.parametrize("text", STOPS + GOES_ON)
-def test_the_stop_word_ends_a_dialogue_only_where_it_is_meant(text):
-    assert extract.stops(text) == (text in STOPS)
+def test_the_stop_word_ends_a_dialogue_only_where_it_is_meant():
+    assert [text for text in STOPS + GOES_ON if extract.stops(text)] == STOPS
 
 
 # ---------------------------------------------------------------- detectors
@@ -247,11 +228,11 @@ def algorithm_2(text, max_n, r):
 @pytest.mark.parametrize(("max_n", "r"), [(4, 2), (5, 2), (8, 2), (3, 3)])
 def test_strict_incoherence_equals_its_definition_on_random_texts(max_n, r):
     rng, seen = random.Random(7), Counter()
-    for _ in range(1500):
+    for _ in range(800):
         text = " ".join(rng.choice("abc"[: rng.randint(1, 3)]) for _ in range(rng.randint(0, 28)))
         seen[wanted := algorithm_2(text, max_n, r)] += 1
         assert detect.repeats_strict(text, max_n, r) == wanted, text
-    assert min(seen.values()) > 300
+    assert min(seen.values()) > 150
 
 
 PHRASE = {n: " ".join(f"w{i}" for i in range(n)) + " " for n in (5, 6, 7, 8)}
@@ -270,9 +251,8 @@ STRICT = [  # text, at (8, 2), (5, 2), (4, 2): the table of section 8.4
 ]
 
 
-@pytest.mark.parametrize(("text", "at_8", "at_5", "at_4"), STRICT)
-def test_strict_incoherence_on_known_texts(text, at_8, at_5, at_4):
-    assert [detect.repeats_strict(text, n, 2) for n in (8, 5, 4)] == [at_8, at_5, at_4]
+def test_strict_incoherence_on_known_texts():
+    assert [(text, *(detect.repeats_strict(text, n, 2) for n in (8, 5, 4))) for text, *_ in STRICT] == STRICT
 
 
 TABLE_8 = "\"Okay, great! Let's a great idea! Let's a great! Let's a great! Let's a great! Let's a great! Let's a great! ..."
@@ -311,9 +291,8 @@ NO_LOOPS = [
 ]
 
 
-@pytest.mark.parametrize("text", LOOPS + NO_LOOPS)
-def test_loops_are_told_from_code_tables_sums_and_refrains(text):
-    assert detect.repeats(text) == (text in LOOPS)
+def test_loops_are_told_from_code_tables_sums_and_refrains():
+    assert [text for text in LOOPS + NO_LOOPS if detect.repeats(text)] == LOOPS
 
 
 def test_our_own_code_and_documents_are_no_loops():
@@ -322,7 +301,7 @@ def test_our_own_code_and_documents_are_no_loops():
     for path in [*ROOT.glob("*/*.py"), ROOT / "Makefile", ROOT / "README.md", *(ROOT / "axolotl").glob("*.yaml")]:
         lines = path.read_text().splitlines()
         chunks += ["\n".join(lines[i : i + 25]) for i in range(0, len(lines), 25)]
-    chunks = chunks[::3]
+    chunks = chunks[::6]
     assert len(chunks) > 100 and not [chunk for chunk in chunks if detect.repeats(chunk)]
 
 
@@ -566,19 +545,19 @@ def steady(messages, n):
 
 
 def test_every_persona_goal_and_seed_has_its_dialogue_duplicates_too(play):
-    dialogues = play(asks=steady, answers=steady, goal=None, **MANY)
+    dialogues = play(asks=steady, answers=steady, goal=None, **MANY | {"max_turns": 1})
     assert len(dialogues) == 3 * 3 * 2 == len({dialogue.id for dialogue in dialogues})
     assert {dialogue.id for dialogue in dialogues} == {f"{d.persona.id}-{d.persona.index}-{d.goal.id}-{d.seed}" for d in dialogues}
-    assert len({a.seed for d in dialogues for t in d.turns for a in t.attempts}) == 18 * 3
+    assert len({a.seed for d in dialogues for t in d.turns for a in t.attempts}) == 18
 
 
 def test_a_second_run_asks_nothing_and_a_lost_file_is_made_again_from_the_store(play, endpoint):
-    dialogues, text = play(asks=steady, answers=steady, goal=None, **MANY), (play.folder / "dialogues.jsonl").read_text()
+    dialogues, text = play(asks=steady, answers=steady, **MANY), (play.folder / "dialogues.jsonl").read_text()
     asked = len(endpoint.bodies)
-    assert play(asks=steady, answers=steady, goal=None, **MANY) == dialogues and len(endpoint.bodies) == asked
+    assert play(asks=steady, answers=steady, **MANY) == dialogues and len(endpoint.bodies) == asked
     lines = text.splitlines(keepends=True)
-    (play.folder / "dialogues.jsonl").write_text("".join(lines[4:9]) + lines[1][:100])  # as after kill -9
-    assert play(asks=steady, answers=steady, goal=None, **MANY) == dialogues and len(endpoint.bodies) == asked
+    (play.folder / "dialogues.jsonl").write_text("".join(lines[2:4]) + lines[1][:100])  # as after kill -9
+    assert play(asks=steady, answers=steady, **MANY) == dialogues and len(endpoint.bodies) == asked
     assert (play.folder / "dialogues.jsonl").read_text() == text
 
 
@@ -588,10 +567,10 @@ def test_a_run_that_broke_off_goes_on_and_pays_for_nothing_twice(play, endpoint)
     def answers(messages, n):
         return (401, "the key has expired") if n > 11 and not broken.is_set() else steady(messages, n)
 
-    play(asks=steady, answers=answers, goal=None, status=1, **MANY)
+    play(asks=steady, answers=answers, status=1, **MANY)
     assert "the key was refused" in one_line(play.done) and not (play.folder / "done").exists()
     broken.set()
-    play(asks=steady, answers=answers, goal=None, **MANY)
+    play(asks=steady, answers=answers, **MANY)
     good = Counter((body["model"], json.dumps(body["messages"]), body["seed"]) for body in endpoint.bodies)
     refused = len(endpoint.bodies) - len(good)
     assert set(good.values()) <= {1, 2} and refused <= 64 and all(model == "answers" for (model, _, _), n in good.items() if n == 2)
@@ -630,6 +609,17 @@ def test_both_endpoints_share_one_budget(play, endpoint, monkeypatch):
     monkeypatch.setenv("ANSWERS_KEY", "k")
     play(max_turns=4, prices=prices, seeds=[2], status=1, responder={"api_key_env": "ANSWERS_KEY"})
     assert "the budget is reached" in one_line(play.done) and "of BUDGET_USD=0.0012" in play.done.stderr
+
+
+def test_what_two_dialogues_ask_alike_at_the_same_time_is_paid_for_once(endpoint, tmp_path):
+    address = Address(base_url=endpoint.url, api_key_env="NO_KEY")
+
+    async def ask() -> list[str]:
+        async with Client(load().client(address), tmp_path / "store") as client:
+            same = Request("judges", (("user", "Is this safe?"),), 0.0, 1.0, 16)
+            return [reply.text for reply in await asyncio.gather(*(client.reply(same) for _ in range(5)))]
+
+    assert asyncio.run(ask()) == ["An answer."] * 5 and len(endpoint.bodies) == 1
 
 
 def test_two_runs_into_one_folder_are_refused(play):
@@ -693,6 +683,15 @@ def test_prompts_of_ones_own_are_checked_before_anything_is_asked(tmp_path):
         assert words in str(caught.value)
 
 
+def test_prompts_that_ask_for_no_form_and_no_reminder_need_no_such_file(tmp_path):
+    """As with the paper's own prompts, which say in each what form is wanted."""
+    texts = {"inquirer_system": "You are {persona}.", "inquirer_first": "Goal: {goal}.", "forward": 'Answer: "{response}".', "responder_system": "Be kind."}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    settings = load(changed(tmp_path, "prompts: datagen/prompts/roleplay", f"prompts: {tmp_path}"))
+    assert settings.texts("demanding") == texts
+
+
 def test_a_missing_address_names_the_variable(play, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL")
     play(status=1)
@@ -702,4 +701,4 @@ def test_a_missing_address_names_the_variable(play, monkeypatch):
 def test_the_shipped_profiles_can_be_read(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert len(load().plan()[0]) == 3 * 20 * 10 and len(load(profile="tiny").plan()[0]) == 3 * 3 * 10
-    assert re.fullmatch("[0-9a-f]{16}", load().shape())
+    assert re.fullmatch("[0-9a-f]{16}", load().shape("neutral")) and load().shape("neutral") != load().shape("demanding")

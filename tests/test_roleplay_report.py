@@ -9,7 +9,7 @@ from conftest import ROOT, inside, one_line
 from datagen.files import read_json, write_json, write_text
 from datagen.roleplay.record import Attempt, Dialogue, Goal, Persona, Player, Response, Turn, dialogue_id, line
 from eval import roleplay
-from eval.lexical import at_length, distinct, mattr, tokens
+from eval.lexical import at_length, distinct, mattr
 from eval.roleplay import FAILURES, PAPER, SIZES, cut, measure, over_seeds, pages
 
 # ---------------------------------------------------------------- the paper's own arithmetic
@@ -51,9 +51,9 @@ def test_the_moving_average_ratio_equals_its_definition():
 
 
 def test_only_the_moving_average_ratio_does_not_move_with_the_length_of_a_text():
-    """In a text of 24,000 words by Zipf's law, from pieces of 100 words to pieces of 4,000."""
+    """In a text of 12,000 words by Zipf's law, from pieces of 100 words to pieces of 4,000."""
     rng = np.random.default_rng(5)
-    words = [f"w{rank}" for rank in rng.zipf(1.3, 24_000)]
+    words = [f"w{rank}" for rank in rng.zipf(1.3, 12_000)]
     moved = [at_length(words, 4000, measure) / at_length(words, 100, measure) for measure in (mattr, distinct, lambda part: distinct(part, 2))]
     assert abs(moved[0] - 1) < 0.01 and moved[1] < 0.6 and moved[2] < 0.85
 
@@ -93,7 +93,7 @@ STOPPED = ([attempt(stop=True, prompt=None, found=0, found_strict=0)], None, Fal
 def a_set(folder, dialogues, extraction="quotes"):
     write_text(folder / "dialogues.jsonl", "".join(map(line, dialogues)))
     settings = {"extraction": extraction, "inquirer": {"incoherent": {"max_n": 4, "r": 2}}, "responder": {"incoherent": {"max_n": 5, "r": 2}}}
-    write_json(folder / "done", {"settings": settings, "shape": "s", "usage": {}})
+    write_json(folder / "done", {"settings": settings, "usage": {}})
     return folder
 
 

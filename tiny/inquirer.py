@@ -23,6 +23,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # before torch: threads that s
 
 import argparse
 import hashlib
+import inspect
 import json
 import math
 import random
@@ -82,7 +83,7 @@ class Writer:
     """Puts dialogues together."""
 
     def __init__(self, settings: Settings, goals: list[Goal], people: dict[str, Part], personas: list[Persona]):
-        self.settings, self.people, self.personas = settings, people, personas
+        self.settings, self.people, self.personas, self.prompts = settings, people, personas, settings.texts("neutral")
         self.goals = [goal for goal in goals if goal.id in people]
         units = corpus.read_units()
         self.units = {(unit.topic, unit.kind): (unit, common) for unit, common in units if unit.kind != "identity"}
@@ -127,15 +128,15 @@ class Writer:
 
     def messages(self, persona: Persona, goal: Goal, said: list[tuple[str, str]], drop: int = 0) -> list[tuple[str, str]]:
         """The inquirer's whole view of a dialogue, as `datagen.roleplay.dialogue` sends it; its own words are the assistant's."""
-        prompt, form = self.settings.prompt, self.settings.prompt("form_quotes")
-        reminder = " " + fill(prompt("reminder"), stop=self.settings.stop) if self.settings.remind_stop else ""
+        texts, form = self.prompts, self.prompts.get("form", "")
+        reminder = " " + fill(texts["reminder"], stop=self.settings.stop) if "reminder" in texts else ""
         made = [
-            ("system", fill(prompt("inquirer_system"), persona=persona.text, stop=self.settings.stop)),
-            ("user", fill(prompt("inquirer_first_neutral"), goal=goal.text, form=form)),
+            ("system", fill(texts["inquirer_system"], persona=persona.text, stop=self.settings.stop)),
+            ("user", fill(texts["inquirer_first"], goal=goal.text, form=form)),
         ]
         for number, (words, answer) in enumerate(said):
             own = words if words == self.settings.stop else f'"{words}"'
-            after = [("user", fill(prompt("forward_neutral"), response=answer, form=form, reminder=reminder))] if answer else []
+            after = [("user", fill(texts["forward"], response=answer, form=form, reminder=reminder))] if answer else []
             if number >= drop:
                 made += [("assistant", own), *after]
         return made
@@ -152,14 +153,12 @@ def writer(held_out: bool = False) -> Writer:
 
 
 def sources() -> str:
-    """One hash over everything that the weights depend on: both models' text, the prompts, goals and features that are used, and the code."""
-    from tiny.build import sources as of_base
-
-    made = writer()
-    values = [of_base(), (BASE / "manifest.json").read_text(), [goal.text for goal in made.goals], sorted(p.text for p in made.personas), made.settings.stop]
-    values += [made.settings.prompt(name) for name in ("inquirer_system", "inquirer_first_neutral", "forward_neutral", "form_quotes")]
-    values += [made.settings.remind_stop and made.settings.prompt("reminder")]
-    values += [path.read_text(encoding="utf-8") for path in sorted([*PEOPLE.glob("*.txt"), HERE / "inquirer.py"])]
+    """One hash over what the weights depend on: the base's weights, the settings and code of training, and the dialogues themselves, of which the first
+    300 stand for all: a change of text, prompt, goal, persona or grammar shows in them."""
+    made, rng = writer(), random.Random(SEED)
+    values = [json.loads((BASE / "manifest.json").read_text())["weights_sha256"], STEPS, ROWS, LENGTH, RATES, SHARPEN, SEED, CUT]
+    values += [inspect.getsource(part) for part in (train, loss_of, batch, encode)]
+    values += [made.messages(*made.dialogue(rng)) for _ in range(300)]
     return sha256(json.dumps(values))
 
 

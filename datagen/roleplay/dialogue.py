@@ -216,15 +216,15 @@ class Watch:
 async def converse(persona: Persona, goal: Goal, seed: int, cast: Cast) -> Dialogue:
     """The whole dialogue. A failure is an end of it, with its reason; only what ends all dialogues (no endpoint, no budget) is raised, as UserError."""
     settings, name = cast.settings, dialogue_id(persona, goal, seed)
-    neutral = "_neutral" if cast.tones[goal.category] == "neutral" else ""
-    first, forward = settings.prompt(f"inquirer_first{neutral}"), settings.prompt(f"forward{neutral}")
-    form = settings.prompt(f"form_{settings.extraction}")
-    reminder = " " + fill(settings.prompt("reminder"), stop=settings.stop) if settings.remind_stop else ""
+    tone = cast.tones[goal.category]
+    texts = settings.texts(tone)
+    first, forward, form = texts["inquirer_first"], texts["forward"], texts.get("form", "")
+    reminder = " " + fill(texts["reminder"], stop=settings.stop) if "reminder" in texts else ""
     asks = History(
-        [("system", fill(settings.prompt("inquirer_system"), persona=persona.text, stop=settings.stop)), ("user", fill(first, goal=goal.text, form=form))],
+        [("system", fill(texts["inquirer_system"], persona=persona.text, stop=settings.stop)), ("user", fill(first, goal=goal.text, form=form))],
         settings.inquirer.fold_system,
     )
-    answers = History([("system", settings.prompt("responder_system"))] if settings.responder.system else [], settings.responder.fold_system)
+    answers = History([("system", texts["responder_system"])] if settings.responder.system else [], settings.responder.fold_system)
     read = [fill(first, goal="\n", form=form)]
     extra = settings.inquirer.extra | ({"response_format": SCHEMA} if settings.extraction == "json" else {})
     watch, turns, exchanges = Watch(cast.guard), [], []
@@ -233,7 +233,7 @@ async def converse(persona: Persona, goal: Goal, seed: int, cast: Cast) -> Dialo
         return Dialogue(
             id=name,
             seed=seed,
-            settings=settings.shape(),
+            settings=settings.shape(tone),
             persona=persona,
             goal=goal,
             inquirer=cast.inquirer.player,

@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError
 
 from datagen import config
 from datagen.client import Client, Reply, Request
-from datagen.config import Strict, merge, read_yaml
+from datagen.config import Strict, merge, read_prompt, read_yaml
 from datagen.files import UserError, atomic, canonical, entry, sha256, write_json, write_jsonl
 from datagen.filters import reason_against
 from datagen.pairs import STYLES
@@ -143,12 +143,15 @@ class Friend:
     def replicas(self):
         return self.client.replicas
 
+    def text(self, name: str) -> str:
+        return read_prompt(Path(self.settings.prompts) / f"{name}.txt")
+
     def prompt(self, style: str) -> str:
         parts = [self.data.prompt(STYLES[style])]
         if style == "chosen" and self.card:
-            parts.append(fill(self.settings.prompt("card"), card=" ".join(self.card)))
+            parts.append(fill(self.text("card"), card=" ".join(self.card)))
         if style == "chosen" and self.told:
-            parts.append(fill(self.settings.prompt("facts"), facts=" ".join(self.told)))
+            parts.append(fill(self.text("facts"), facts=" ".join(self.told)))
         return "\n\n".join(parts)
 
     async def one(self, style: str, request: Request) -> Reply:
@@ -160,7 +163,7 @@ class Friend:
             return []
         clash = contradictions(self.known, answer)
         if self.choices.judge and not clash:
-            said = fill(self.settings.prompt("consistent"), facts=" ".join([*self.card, *self.told]), answer=answer)
+            said = fill(self.text("consistent"), facts=" ".join([*self.card, *self.told]), answer=answer)
             verdict = await self.client.reply(Request(self.choices.judge, (("user", said),), 0.0, 1.0, 256))
             if re.findall(r"[a-z]+", verdict.spoken().text.casefold())[:1] == ["yes"]:
                 return ["by the judge"]
@@ -344,7 +347,7 @@ def main() -> None:
         with atomic(path.with_suffix(".dialogues.jsonl")) as file:
             file.writelines(line(dialogue) for dialogue, _ in made)
         write_jsonl(path.with_suffix(".rejects.jsonl"), rejected)
-        write_json(path.with_suffix(".ledger.json"), ledger | {"usage": usage, "choices": choices.model_dump(), "shape": settings.shape()})
+        write_json(path.with_suffix(".ledger.json"), ledger | {"usage": usage, "choices": choices.model_dump()})
         reasons = ", ".join(f"{n} {reason}" for reason, n in ledger["reasons"].items()) or "none"
         if not ledger["train"]["rows"] or not ledger["val"]["rows"]:
             raise UserError(f"no pair was accepted to train on, or none to hold out (rejected: {reasons}); see {path.with_suffix('.rejects.jsonl')}")

@@ -88,7 +88,7 @@ def count_again(cast: play.Cast, kept: list[Dialogue]) -> None:
 async def make(settings: Settings, store: Path, folder: Path) -> tuple[list[Dialogue], dict]:
     """(dialogues in the order of the plan, usage). Appends each to `dialogues.jsonl` as it ends."""
     plan, tones = settings.plan()
-    shape, path = settings.shape(), folder / "dialogues.jsonl"
+    path, shapes = folder / "dialogues.jsonl", {category: settings.shape(tones[category]) for category in {goal.category for _, goal, _ in plan}}
     wanted = {dialogue_id(persona, goal, seed): (persona, goal, seed) for persona, goal, seed in plan}
     async with Clients(settings, store) as clients:
         inquirer = await clients.voice("inquirer", settings.inquirer)
@@ -100,7 +100,7 @@ async def make(settings: Settings, store: Path, folder: Path) -> tuple[list[Dial
         finished = {
             dialogue.id: dialogue
             for dialogue in earlier
-            if dialogue.settings == shape
+            if dialogue.settings == shapes.get(dialogue.goal.category)
             and (dialogue.inquirer.model, dialogue.responder.model) == (inquirer.model, responder.model)
             and (dialogue.persona, dialogue.goal, dialogue.seed) == wanted.get(dialogue.id)
             and dialogue.end_reason != "api_error"
@@ -160,7 +160,7 @@ def main() -> None:
             file.writelines(map(line, dialogues))
         ends = Counter(dialogue.end_reason for dialogue in dialogues)
         summary = {"dialogues": len(dialogues), "ended": {reason: ends[reason] for reason in END_REASONS if ends[reason]}, "usage": usage}
-        write_json(folder / "done", summary | {"settings": settings.model_dump(), "shape": settings.shape()})
+        write_json(folder / "done", summary | {"settings": settings.model_dump()})
     turns = sum(len(dialogue.exchanges) for dialogue in dialogues)
     print(f"{len(dialogues)} dialogues, {turns} turns in {folder / 'dialogues.jsonl'}; ended: " + ", ".join(f"{n} {reason}" for reason, n in ends.most_common()))
     if failed := ends["api_error"]:

@@ -118,35 +118,47 @@ class Settings(Strict):
             raise ValueError("a seed stands twice")
         return seeds
 
-    def prompt(self, name: str) -> str:
-        return read_prompt(Path(self.prompts) / f"{name}.txt")
-
     def client(self, address: Address) -> Endpoint:
         """How to ask one of the endpoints: conversations cannot wait for a batch."""
         return Endpoint(base_url=address.base_url, api_key_env=address.api_key_env, batch=False, **self.endpoint.model_dump())
 
-    def check_prompts(self) -> None:
-        """Raises UserError that names every prompt that is missing, empty, or holds other placeholders than it is filled with."""
-        faults = []
-        for name, (known, needed) in PLACEHOLDERS.items():
+    def texts(self, tone: str) -> dict[str, str]:
+        """The prompts that a dialogue of a tone is made with, by the names of their files without any `_neutral`. Raises UserError that names every file
+        that is missing, empty, or holds other placeholders than it is filled with."""
+        neutral = "_neutral" if tone == "neutral" else ""
+        files = {"inquirer_system": "inquirer_system", "inquirer_first": f"inquirer_first{neutral}", "forward": f"forward{neutral}"}
+        files |= {"responder_system": "responder_system"} if self.responder.system else {}
+        found, faults = {}, []
+
+        def take(name: str, file: str) -> None:
+            path = Path(self.prompts) / f"{file}.txt"
             try:
-                held = set(FIELD.findall(self.prompt(name)))
+                found[name] = read_prompt(path)
             except UserError as error:
                 faults.append(str(error))
-                continue
-            path = Path(self.prompts) / f"{name}.txt"
-            faults += [f"{path}: nothing fills {{{field}}} ({nearest(field, known)})" for field in sorted(held - set(known))]
-            faults += [f"{path}: has no {{{field}}}" for field in needed if field not in held]
+                return
+            (known, needed), held = PLACEHOLDERS[file], set(FIELD.findall(found[name]))
+            faults.extend(f"{path}: nothing fills {{{field}}} ({nearest(field, known)})" for field in sorted(held - set(known)))
+            faults.extend(f"{path}: has no {{{field}}}" for field in needed if field not in held)
+
+        for name, file in files.items():
+            take(name, file)
+        # Only where a prompt of the user's own asks for them.
+        if any("{form}" in text for text in found.values()):
+            take("form", f"form_{self.extraction}")
+        if self.remind_stop and "{reminder}" in found.get("forward", ""):
+            take("reminder", "reminder")
         if faults:
             raise UserError("; ".join(faults))
+        return found
 
-    def shape(self) -> str:
-        """Hash of all that one dialogue depends on, its persona, goal and seed aside; not of addresses, keys, time-outs or of how many dialogues there are."""
+    def shape(self, tone: str) -> str:
+        """Hash of all that a dialogue of a tone depends on, its persona, goal and seed aside; not of addresses, keys, time-outs or of how many there are."""
         values = self.model_dump(include={"max_turns", "tries", "stop", "remind_stop", "extraction", "appreciation_turns"})
         for part in ("inquirer", "responder", "guard"):
             role = getattr(self, part)
             values[part] = role and role.model_dump(exclude={"base_url", "api_key_env"})
-        return sha256(canonical(values | {name: self.prompt(name) for name in PLACEHOLDERS}))[:16]
+        return sha256(canonical(values | self.texts(tone)))[:16]
 
     def plan(self) -> tuple[list[tuple[Persona, Goal, int]], dict[str, str]]:
         """(every dialogue to be made, seed by seed; the tone of each category of goals)."""
@@ -171,7 +183,9 @@ def load(path: Path = PATH, profile: str = "paper") -> Settings:
         raise UserError(f"{path}, profile {profile}: " + "; ".join(map(fault, error.errors()))) from None
     except TypeError as error:  # a key that is no string
         raise UserError(f"{path}: {error}") from None
-    settings.check_prompts()
+    plan, tones = settings.plan()
+    for tone in sorted({tones[goal.category] for _, goal, _ in plan}):
+        settings.texts(tone)
     return settings
 
 
