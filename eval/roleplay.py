@@ -30,6 +30,7 @@ import numpy as np
 from datagen.files import UserError, entry, read_json, sha256, templates, write_json, write_text
 from datagen.roleplay import detect
 from datagen.roleplay.record import END_REASONS, Attempt, Dialogue, read
+from eval import fairness
 from eval.compare import embedded
 from eval.judge import ratio, resamples
 from eval.lexical import WINDOW, distinct, mattr, tokens
@@ -233,6 +234,7 @@ def measure(path: Path, count: Callable) -> dict:
         "toxicity": toxicity(dialogues),
         "diversity": diversity(dialogues),
         "features": by_feature(dialogues, count),
+        "fairness": fairness.of_set(dialogues),
         "usage": made["usage"],
     }
 
@@ -363,6 +365,8 @@ def tables(sets: list[dict], counted: str) -> list[dict]:
                     ],
                 }
             )
+    for found in sets:
+        made += fairness.tables(found["name"], found["fairness"])
     return made
 
 
