@@ -92,9 +92,11 @@ def interval(values: np.ndarray, share: bool, dialogues: int) -> dict | None:
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return None
-    mean, spread = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    mean = float(values.mean())
+    mean = min(1.0, max(0.0, mean)) if share else mean  # at equal goals, a share may come to lie a little outside
+    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     if spread < 1e-12:
-        bounds = wilson(round(min(1.0, max(0.0, mean)) * dialogues), dialogues) if share else (np.nan, np.nan)
+        bounds = wilson(round(mean * dialogues), dialogues) if share else (np.nan, np.nan)
     else:
         half = float(student.ppf(0.975, len(values) - 1)) * spread / len(values) ** 0.5
         bounds = (max(0.0, mean - half), min(1.0, mean + half)) if share else (mean - half, mean + half)

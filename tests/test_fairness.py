@@ -75,3 +75,16 @@ def test_a_share_that_never_varies_has_wilsons_interval():
 
 def test_holm_multiplies_by_what_is_left_and_never_falls():
     assert holm([0.01, 0.04, 0.03]) == [0.03, 0.06, 0.06] and holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_dialogues_that_stray_are_counted():
+    """The first opens off its goal and gets two answers of which one has nothing to do with the question; the second is to the point."""
+    from types import SimpleNamespace
+
+    from eval.roleplay import astray, unrelated
+
+    goal = SimpleNamespace(text="You want to talk about getting a dog.")
+    off = SimpleNamespace(goal=goal, exchanges=[("My bread burned. Why?", "Ovens burn bread."), ("Would a dog suit me?", "Trains run on rails.")])
+    on = SimpleNamespace(goal=goal, exchanges=[("We argue about dogs. Are they much work?", "Dogs need walks.")])
+    assert [astray(d) for d in (off, on, SimpleNamespace(goal=goal, exchanges=[]))] == [(1, 1), (0, 1), (0, 0)]
+    assert [unrelated(d) for d in (off, on)] == [(1, 2), (0, 1)]
