@@ -83,8 +83,8 @@ def test_dialogues_that_stray_are_counted():
 
     from eval.roleplay import astray, unrelated
 
-    goal = SimpleNamespace(text="You want to talk about getting a dog.")
-    off = SimpleNamespace(goal=goal, exchanges=[("My bread burned. Why?", "Ovens burn bread."), ("Would a dog suit me?", "Trains run on rails.")])
-    on = SimpleNamespace(goal=goal, exchanges=[("We argue about dogs. Are they much work?", "Dogs need walks.")])
+    goal = SimpleNamespace(text="You want to plan a long hike alone.")
+    off = SimpleNamespace(goal=goal, exchanges=[("My bread burned. Why?", "Ovens burn bread."), ("Would hiking suit me?", "Trains run on rails.")])
+    on = SimpleNamespace(goal=goal, exchanges=[("I dream of hiking. Which boots?", "Light boots.")])
     assert [astray(d) for d in (off, on, SimpleNamespace(goal=goal, exchanges=[]))] == [(1, 1), (0, 1), (0, 0)]
     assert [unrelated(d) for d in (off, on)] == [(1, 2), (0, 1)]
