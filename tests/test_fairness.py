@@ -84,7 +84,7 @@ def test_dialogues_that_stray_are_counted():
     from eval.roleplay import astray, unrelated
 
     goal = SimpleNamespace(text="You want to plan a long hike alone.")
-    off = SimpleNamespace(goal=goal, exchanges=[("My bread burned. Why?", "Ovens burn bread."), ("Would hiking suit me?", "Trains run on rails.")])
-    on = SimpleNamespace(goal=goal, exchanges=[("I dream of hiking. Which boots?", "Light boots.")])
+    off = SimpleNamespace(goal=goal, exchanges=[("My bread burned. Why?", "Ovens burn bread."), ("Would a hike suit me?", "Trains run on rails.")])
+    on = SimpleNamespace(goal=goal, exchanges=[("A hike it will be. Which boots?", "Light boots.")])
     assert [astray(d) for d in (off, on, SimpleNamespace(goal=goal, exchanges=[]))] == [(1, 1), (0, 1), (0, 0)]
     assert [unrelated(d) for d in (off, on)] == [(1, 2), (0, 1)]

@@ -40,7 +40,8 @@ from tiny import corpus
 
 HERE = Path(__file__).parent
 PEOPLE, BASE, OUT = HERE / "people", HERE / "model", HERE / "inquirer"
-STEPS, ROWS, LENGTH = 160, 4, 900  # a row is one dialogue of at most so many tokens
+STEPS, ROWS, LENGTH = 320, 4, 900  # a row is one dialogue of at most so many tokens
+OPENINGS = 12  # every other step learns from so many first prompts instead: short rows, in which nothing but persona and goal says what to ask
 RATES = {"matrices": 0.02, "others": 0.006}
 SHARPEN = 1.3  # as in tiny.build, by less: what persons say is to vary
 SEED = 20240702  # the day the paper on role-play appeared
@@ -156,7 +157,7 @@ def sources() -> str:
     """One hash over what the weights depend on: the base's weights, the settings and code of training, and the dialogues themselves, of which the first
     300 stand for all: a change of text, prompt, goal, persona or grammar shows in them."""
     made, rng = writer(), random.Random(SEED)
-    values = [json.loads((BASE / "manifest.json").read_text())["weights_sha256"], STEPS, ROWS, LENGTH, RATES, SHARPEN, SEED, CUT]
+    values = [json.loads((BASE / "manifest.json").read_text())["weights_sha256"], STEPS, ROWS, OPENINGS, LENGTH, RATES, SHARPEN, SEED, CUT]
     values += [inspect.getsource(part) for part in (train, loss_of, batch, encode)]
     values += [made.messages(*made.dialogue(rng)) for _ in range(300)]
     return sha256(json.dumps(values))
@@ -175,13 +176,14 @@ def encode(tokenizer, messages: list[tuple[str, str]]) -> tuple[list[int], list[
     return ids, labels
 
 
-def batch(tokenizer, source: Writer, rng: random.Random, rows: int):
-    """(ids, labels) of `rows` dialogues, each (rows, tokens), padded on the right: what is learnt never looks to the right."""
+def batch(tokenizer, source: Writer, rng: random.Random, rows: int, opening: bool = False):
+    """(ids, labels) of `rows` dialogues, or of their first prompts, each (rows, tokens), padded on the right: what is learnt never looks to the right."""
     import torch
 
     made = []
     while len(made) < rows:
         persona, goal, said = source.dialogue(rng)
+        said = [(said[0][0], "")] if opening else said
         drop = rng.randrange(1, len(said) - 1) if len(said) > 2 and rng.random() < CUT else 0
         ids, labels = encode(tokenizer, source.messages(persona, goal, said, drop))
         if len(ids) <= LENGTH:
@@ -237,7 +239,7 @@ def train():
     rng, source, started, recent = random.Random(SEED), writer(), time.time(), []
     print(f"{model.num_parameters():,} parameters, {STEPS} steps", flush=True)
     for step in range(STEPS):
-        loss, count = loss_of(model, *batch(tokenizer, source, rng, ROWS))
+        loss, count = loss_of(model, *batch(tokenizer, source, rng, *((OPENINGS, True) if step % 2 else (ROWS, False))))
         (loss / count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scale = min((step + 1) / 20, 1.0, 2 * (1 - step / STEPS))  # warm-up, constant, linear to zero over the second half
@@ -246,7 +248,7 @@ def train():
             optimizer.step()
             optimizer.zero_grad()
         recent.append(loss.item() / count)
-        if (step + 1) % 20 == 0:
+        if (step + 1) % 40 == 0:
             print(f"step {step + 1:4}  loss {sum(recent) / len(recent):.3f}  {time.time() - started:.0f} s", flush=True)
             recent = []
     with torch.no_grad():
