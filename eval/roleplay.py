@@ -78,7 +78,8 @@ FAILURES: dict[str, Hits] = {
 
 def astray(dialogue: Dialogue) -> tuple[int, int]:
     """Whether the dialogue opens without one content word of its goal (datagen.filters.stems): crude, since other words may say the same."""
-    return int(not any(stems(prompt) & stems(dialogue.goal.text) for prompt, _ in dialogue.exchanges[:1])), int(bool(dialogue.exchanges))
+    first = dialogue.exchanges[:1]
+    return sum(not stems(prompt) & stems(dialogue.goal.text) for prompt, _ in first), len(first)
 
 
 def unrelated(dialogue: Dialogue) -> tuple[int, int]:
