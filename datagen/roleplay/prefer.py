@@ -144,7 +144,7 @@ class Friend:
         return self.client.replicas
 
     def text(self, name: str) -> str:
-        return read_prompt(Path(self.settings.prompts) / f"{name}.txt")
+        return read_prompt(Path(self.settings.prompts) / "pairs" / f"{name}.txt")
 
     def prompt(self, style: str) -> str:
         parts = [self.data.prompt(STYLES[style])]
