@@ -250,3 +250,20 @@ def test_a_split_that_is_not_on_every_row_is_refused():
     for other in ({}, {"split": "test"}):
         with pytest.raises(UserError, match="p, row 2: its split is"):
             as_given([{"split": "val"}, other], places)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["llama3", "qwen", "nemo"])
+def test_every_row_renders_to_the_reply_and_the_end_token_in_each_bases_template(base, endpoint_, tmp_path):
+    from test_format import END, tokenizer_of
+
+    from datagen.format import conversation, lint, render
+
+    _, rows, _, _ = made(tmp_path)
+    tokenizer, texts, originals = tokenizer_of(base), [], [conversation(row, row["id"]) for row in rows]
+    for messages, chosen, rejected in originals:
+        (prompt, good), (other, bad) = render(tokenizer, messages, chosen), render(tokenizer, messages, rejected)
+        assert prompt == other and good.strip() == f"{chosen}{END[base]}" and bad.strip() == f"{rejected}{END[base]}"
+        assert all(message["content"] in prompt for message in messages)
+        texts.append({"prompt": prompt, "chosen": good, "rejected": bad})
+    assert set(lint(tokenizer, texts, originals)[0]) == {None}
