@@ -87,15 +87,16 @@ def at_equal_goals(rows: list[Row]) -> np.ndarray:
         return out + np.nansum(x, axis=0) / np.maximum(1, (~np.isnan(x)).sum(axis=0))
 
 
-def interval(values: np.ndarray, share: bool, dialogues: int) -> dict | None:
-    """{value, interval} of the mean of independent values [n]. Where none differs from the others: Wilson's interval on the number of dialogues, for shares."""
+def interval(values: np.ndarray, share: bool, dialogues: int, constant: bool = False) -> dict | None:
+    """{value, interval} of the mean of independent values [n]. Where none differs from the others, or (`constant`) none did before goals were made equal:
+    Wilson's interval on the number of dialogues, for shares."""
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return None
     mean = float(values.mean())
     mean = min(1.0, max(0.0, mean)) if share else mean  # at equal goals, a share may come to lie a little outside
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    if spread < 1e-12:
+    if spread < 1e-12 or (constant and share):
         bounds = wilson(round(mean * dialogues), dialogues) if share else (np.nan, np.nan)
     else:
         half = float(student.ppf(0.975, len(values) - 1)) * spread / len(values) ** 0.5
@@ -144,7 +145,7 @@ def measure(rows: list[Row]) -> dict:
             by = "personas" if len(who) >= FEW else "dialogues"
             values = means[who] if by == "personas" else x[of]
             options[option] = {"dialogues": len(of), "personas": len(who), "by": by} | {
-                name: interval(values[:, m], share, len(of)) for m, (name, share) in enumerate(MEASURES.items())
+                name: interval(values[:, m], share, len(of), np.ptp([rows[j].values[m] for j in of]) == 0) for m, (name, share) in enumerate(MEASURES.items())
             }
         able = len(options) > 1 and min(group["personas"] for group in options.values()) >= TWO
         found[feature] = {"options": options, "p": {} if able else None}

@@ -71,6 +71,7 @@ def test_with_few_personas_intervals_are_marked_and_nothing_is_tested(few_draws)
 
 def test_a_share_that_never_varies_has_wilsons_interval():
     assert interval(np.zeros(6), True, 30)["interval"] == pytest.approx([0, 0.1135], abs=1e-4) and interval(np.array([np.nan]), True, 3) is None
+    assert interval(np.array([1.0, 0.98, 1.02]), True, 30, constant=True)["interval"] == pytest.approx([0.8865, 1], abs=1e-4)
 
 
 def test_holm_multiplies_by_what_is_left_and_never_falls():
