@@ -63,23 +63,37 @@ BASE_MODEL ?= auto
 TUNED_MODEL ?= auto
 # Replies of each model to each probe of `make disclosure`.
 K ?= 4
-# A judge model for `make judge` and, if named, `make disclosure`, at JUDGE_BASE_URL (else OPENAI_BASE_URL).
+# A judge model for `make judge` and, if named, `make disclosure` and `make rate`, at JUDGE_BASE_URL (else OPENAI_BASE_URL).
 JUDGE_MODEL ?=
 # What answers the held-out questions: endpoint (servers of yours; the embedded model brings its own), or the run's models by transformers or vllm.
 ENGINE ?= endpoint
+# Name of a rubric and its ratings, in data/traits/.
+NAME ?= $(DATASET:pairs-%=%)
+# Traits that `make rate` rates: our own, which need no model, or data/traits/<name>/rubric.json of `make traits`.
+RUBRIC ?= datagen/traits/rubric.json
+# 1: `make traits` takes the middle of each group of statements, without a model that merges them; the embedded model cannot.
+MEDOIDS ?= $(if $(filter tiny,$(PROFILE)),1)
+# Texts that `make rate` rates and shows, with what all would cost, instead of rating all.
+PREVIEW ?=
 # Design of a study of votes.
 STUDY ?= eval/study.yaml
 # Options of `make vote-plan`, such as '--rate 0.6 --width 0.03 --power 0.9 --raters 50'.
 PLAN ?=
 # Options of `make vote-demo`, such as '--raters 30 --prefer 0.6 --length 2 --careless 0.3'.
 RATERS ?=
+# How the raters of published votes were found, in your words; no apostrophe.
+FOUND ?=
 # Settings of role-played dialogues; PROFILE is one of its profiles.
 ROLEPLAY ?= datagen/roleplay/config.yaml
 # Sets of dialogues side by side in `make roleplay-report`, by name; empty: that of PROFILE.
 SETS ?=
+# Design of a detection study.
+DETECTION ?= eval/detection.yaml
+# Design of a collection of natural dialogues.
+COLLECTION ?= eval/collection.yaml
 # Python that makes the environment .venv (3.10 to 3.13).
 PYTHON ?= python3
-VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE STUDY PLAN RATERS ROLEPLAY SETS PYTHON
+VARIABLES := MODEL ABLATION SET SCALE GPU PAIRS QUESTIONS PROFILE FILL SHARD BUDGET_USD REPO DRY_RUN PUBLIC LICENCE WHAT DATA_REPO WEB STOP_ON_ALARM GPUS BACKEND TASKS LIMIT ITEMS BASE_MODEL TUNED_MODEL K JUDGE_MODEL ENGINE NAME RUBRIC MEDOIDS PREVIEW STUDY PLAN RATERS DETECTION COLLECTION ROLEPLAY SETS FOUND PYTHON
 
 MODELS    := $(patsubst axolotl/%.yaml,%,$(wildcard axolotl/*.yaml))
 ABLATIONS := $(patsubst axolotl/ablations/%.yaml,%,$(wildcard axolotl/ablations/*.yaml))
@@ -92,8 +106,8 @@ $(error there is no axolotl/ablations/$(ABLATION).yaml; ABLATION is one of: $(or
 endif
 endif
 export BUDGET_USD STOP_ON_ALARM
-ifneq ($(word 2,$(PAIRS))$(word 2,$(QUESTIONS)),)
-$(error PAIRS and QUESTIONS cannot hold a space: make would take it for two files; rename the file or link to it)
+ifneq ($(word 2,$(PAIRS))$(word 2,$(QUESTIONS))$(word 2,$(STUDY)),)
+$(error PAIRS, QUESTIONS and STUDY cannot hold a space: make would take it for two files; rename the file or link to it)
 endif
 
 # Where things lie: data/<set>/<base>/ and out/<run>/. A set is a profile, a profile with your questions, or your pairs.
@@ -123,10 +137,13 @@ endif
 EVALUATED   := $(if $(filter command line,$(origin RUN)),,$(OUT)/$(if $(filter merged,$(WHAT)),merged/merge.json,done))
 ITEMS_READY := $(if $(filter out/items,$(ITEMS)),out/items.ready)
 VOTES := out/votes/$(shell sed -n 's/^name: *\([^ \#]*\).*/\1/p' $(STUDY) 2>/dev/null)
+DETECT  := out/detect/$(shell sed -n 's/^name: *\([^ \#]*\).*/\1/p' $(DETECTION) 2>/dev/null)
+COLLECT := out/collect/$(shell sed -n 's/^name: *\([^ \#]*\).*/\1/p' $(COLLECTION) 2>/dev/null)
 STORE := data/responses
 PART  := $(DATA)$(if $(SHARD),/shards/$(subst /,of,$(SHARD)))
 # The pairs that are looked at and published: yours, or those made here.
 MINE  := $(or $(PAIRS),$(PART)/pairs.jsonl)
+TRAITS = data/traits/$(NAME)
 
 PY    := .venv/bin/python
 READY := .venv/ready-$(shell cat requirements-gpu.txt requirements.txt | sha256sum | cut -c1-12)
@@ -161,7 +178,7 @@ SERVED_PAIR   := $(if $(SERVED),$(SERVED) $(INQUIRER_GGUF))
 SERVE_PAIR    := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) INQUIRER_BASE_URL=$(INQUIRER_GGUF) --)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure vote-plan vote vote-demo vote-report roleplay roleplay-pairs roleplay-report report test lint tiny tiny-inquirer clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure traits rate vote-plan vote vote-demo vote-report collect detect detect-report roleplay roleplay-pairs roleplay-report publish-votes report test lint tiny tiny-inquirer clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -245,6 +262,15 @@ disclosure: $(OUT)/done $(SERVE_BOTH)  ## Do base and tuned model say that they 
 judge: $(OUT)/answers.jsonl  ## A proxy for votes: a judge model says which answers sound more like a person (JUDGE_MODEL=)
 	@$(PY) -m eval.judge $(OUT) --judge-model '$(JUDGE_MODEL)' --profile $(PROFILE) --store $(STORE)
 
+# Both always ask, as `disclosure` does: a second time takes seconds, and the files are those of the variables given.
+traits: $(if $(PAIRS),,$(MINE)) $(SERVED) | $(READY)  ## What gives the human-like side of PAIRS away: statements by a model, grouped and merged to a rubric
+	@$(SERVE) $(PY) -m datagen.traits.propose $(MINE) $(TRAITS)/statements.jsonl --profile $(PROFILE) --store $(STORE)
+	@$(if $(filter-out 0,$(MEDOIDS)),,$(SERVE)) $(PY) -m datagen.traits.cluster $(TRAITS)/statements.jsonl $(TRAITS)/rubric.json --profile $(PROFILE) --store $(STORE) $(if $(filter-out 0,$(MEDOIDS)),--medoids)
+
+rate: $(if $(PAIRS),,$(MINE)) $(if $(JUDGE_MODEL),,$(SERVED)) | $(READY)  ## A judge model rates both sides of PAIRS on the traits of RUBRIC (JUDGE_MODEL=, PREVIEW=6 for the cost)
+	@$(if $(JUDGE_MODEL),,$(SERVE)) $(PY) -m datagen.traits.rate $(MINE) $(TRAITS)/ratings.jsonl --rubric $(RUBRIC) --profile $(PROFILE) --store $(STORE) \
+	  $(if $(JUDGE_MODEL),--judge-model '$(JUDGE_MODEL)') $(if $(PREVIEW),--preview $(PREVIEW))
+
 vote-plan: | $(READY)  ## How many votes and raters a study needs for an effect or an interval (PLAN=)
 	@$(PY) -m eval.voteplan --study $(STUDY) $(PLAN)
 
@@ -255,8 +281,11 @@ vote: | $(READY)  ## The voting page of STUDY at 127.0.0.1:7860 (password in STU
 vote-demo: $(OUT)/answers.jsonl  ## The whole study with simulated raters who vote through the real page, report included, in two minutes
 	@$(PY) -m eval.raters --study $(STUDY) $(RATERS)
 
+publish-votes: | $(READY)  ## Write the card of a study's votes and push them to REPO (DRY_RUN=1: only write; FOUND='how raters were found')
+	@$(PY) -m eval.votes $(VOTES) --push '$(REPO)' $(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(filter-out 0,$(PUBLIC)),--public) $(if $(FOUND),--found '$(FOUND)') $(if $(LICENCE),--licence '$(LICENCE)')
+
 vote-report: | $(READY)  ## Table 5 with clustered intervals, and all that reviewers ask of a study of votes
-	@$(PY) -m eval.study $(VOTES)
+	@$(PY) -m eval.studyreport $(VOTES)
 
 # Always asked for: finished dialogues are kept, and what the store holds is not asked again.
 roleplay: $(SERVED_PAIR) | $(READY)  ## Dialogues between a model that plays a person with a goal and a chatbot (ROLEPLAY=, PROFILE=)
@@ -267,6 +296,19 @@ roleplay-pairs: $(SERVED_PAIR) | $(READY)  ## Preference pairs of several turns 
 
 roleplay-report: | $(READY)  ## Turns, failures and lexical diversity of role-played dialogues, by inquirer and persona (SETS=)
 	@$(PY) -m eval.roleplay $(addprefix data/roleplay/,$(or $(SETS),$(PROFILE)))
+
+# The collection asks the responder of its design: the embedded model's server runs beside the page, unless you have an endpoint of your own.
+OWN_SERVER = $(if $(filter undefined,$(origin OPENAI_BASE_URL)),$(TINY_GGUF))
+collect: $(OWN_SERVER) | $(READY)  ## The page on which people make natural dialogues, at 127.0.0.1:7860 (COLLECTION=)
+	@$(PY) -m eval.collectstore --study $(COLLECTION)
+	@$(if $(OWN_SERVER),$(PY) -m tiny.serve $(OWN_SERVER) --) $(PY) -m eval.collect $(COLLECT) --study $(COLLECTION)
+
+detect: | $(READY)  ## The page of a detection study, at 127.0.0.1:7860: which of two dialogues is artificial? (DETECTION=)
+	@$(PY) -m eval.detectdesign --study $(DETECTION)
+	@$(PY) -m eval.detect $(DETECT) --study $(DETECTION)
+
+detect-report: | $(READY)  ## Undetectability with intervals, mixed models, letters, beside the paper's Tables 3 and 10
+	@$(PY) -m eval.detectionreport $(DETECT)
 
 report: $(OUT)/report.html  ## One HTML file (and Markdown) with every table and figure of a run
 
@@ -283,7 +325,7 @@ tiny-inquirer: $(READY)  ## Build the second embedded model, which plays the per
 	@$(PY) -m tiny.inquirer
 
 clean:  ## Delete what is free to make again; keeps replies, data sets, adapters and merged models
-	rm -rf out/items* out/leaderboard.* out/leaderboard/datasets out/*/prepared out/*/publish out/*/report.* out/*/margins.* out/*/training.* out/*/*.gguf out/*.gguf out/serve-*.log data/*/*/ .pytest_cache .ruff_cache
+	rm -rf out/items* out/leaderboard.* out/leaderboard/datasets out/*/prepared out/*/publish out/*/report.* out/*/margins.* out/*/training.* out/*/*.gguf out/*.gguf out/serve-*.log $(filter-out data/traits/%,$(wildcard data/*/*/)) .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean:  ## Delete everything that git does not keep, paid replies and trained models too (asks first)
@@ -292,13 +334,15 @@ distclean:  ## Delete everything that git does not keep, paid replies and traine
 
 # ---------------------------------------------------------------- environment
 
+# axe-core for the browser tests, in a package that carries it; what that would bring along, a browser among it, is not needed.
+AXE := axe-playwright-python==0.1.8
 # torch first: Axolotl then keeps the build that suits this machine (CPU or CUDA).
 $(READY): 
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { echo 'error: $(PYTHON) is not Python 3.10 to 3.13; name one with PYTHON=' >&2; exit 1; }
 	@echo 'making .venv: about 3 minutes, log in .venv/setup.log'
 	@$(PYTHON) -m venv .venv
 	@pip=".venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile"; \
-	{ $$pip "$$(grep '^torch==' requirements.txt)" && $$pip -r requirements.txt -c constraints.txt \
+	{ $$pip "$$(grep '^torch==' requirements.txt)" && $$pip -r requirements.txt -c constraints.txt && $$pip --no-deps $(AXE) \
 	  && { ! command -v nvidia-smi >/dev/null || $$pip --no-build-isolation -r requirements-gpu.txt; }; } > .venv/setup.log 2>&1 \
 	|| { tail -n 5 .venv/setup.log >&2; echo 'error: the installation failed; its log is .venv/setup.log, and `make setup` tries again' >&2; exit 1; }
 	@rm -f .venv/ready-*; touch $@
@@ -336,7 +380,7 @@ $(DATA)/honest-%.jsonl: $(DATA)/honest.key $(SERVED) datagen/honest.py datagen/f
 	@echo '== honest answers about being an AI'
 	@$(SERVE) $(PY) -m datagen.honest $@ --pairs $* --profile $(PROFILE) --store $(STORE)
 
-$(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) $(HONEST_DATA) datagen/format.py datagen/near.py datagen/balance.py | $(READY)
+$(READY_DATA): $(READY_DATA:stats.json=format.key) $(if $(PAIRS),$(wildcard $(PAIRS)),$(DATA)/pairs.jsonl) $(HONEST_DATA) datagen/format.py datagen/near.py datagen/balance.py datagen/emojis.py | $(READY)
 	@echo '== format'
 	@$(PY) -m datagen.format $(or $(PAIRS),$(DATA)/pairs.jsonl) $(@D) --base axolotl/$(MODEL).yaml --profile $(PROFILE) $(if $(VARIANT),--variant $(VARIANT)) $(if $(HONEST),--honest $(HONEST_DATA))
 

@@ -24,11 +24,12 @@ from sklearn.preprocessing import StandardScaler
 
 from datagen.alignment import FEW, LARGE, SEED, SIDES, answering, mean_interval, share
 from datagen.balance import length
+from datagen.emojis import found
 from datagen.files import UserError, canonical, entry, sha256, templates, write_json, write_text
 from datagen.filters import REFUSAL
 from datagen.format import answer_text, conversation, read_pairs
 from datagen.near import Near
-from eval.surface import AI, CONTRACTION, EMOJI, FIRST_PERSON, MARKDOWN, asks_back, plain
+from eval.surface import AI, CONTRACTION, FIRST_PERSON, MARKDOWN, asks_back, plain
 
 NEAR = 0.7  # Jaccard similarity of word pairs, as in datagen/config.yaml
 LONG = 2000  # characters above which prompts are compared by their two ends
@@ -136,7 +137,7 @@ QUESTION = re.compile("[?？؟]")
 NAMED = re.compile(r"\b(language model|chatbot|an AI|AI assistant)\b", re.IGNORECASE)
 MEASURES = {  # name: (of a text, whether it is a share of answers, upper edges of the bars of its histogram, None for those that follow the data)
     "words": (length, False, None),
-    "emoji": (lambda text: len(EMOJI.findall(text)), True, [0, 1, 2, 3, 4, 6, 9]),
+    "emoji": (lambda text: len(found(text)), True, [0, 1, 2, 3, 4, 6, 9]),
     "markdown": (lambda text: len(MARKDOWN.findall(text)), True, [0, 1, 2, 4, 8, 16]),
     "question marks": (lambda text: len(QUESTION.findall(text)), True, [0, 1, 2, 3, 4]),
     "ends with a question": (lambda text: asks_back(QUESTION.sub("?", text)), True, []),

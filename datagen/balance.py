@@ -2,7 +2,7 @@
 
     balance: {length: matched, emoji: stripped}        # in datagen/config.yaml; `make audit` says which of the two a set needs
 
-`emoji: stripped` takes every emoji out of both answers, with the space it leaves behind. `length: matched` keeps the largest subset in
+`emoji: stripped` takes every emoji out of both answers, with what would show that it stood there (datagen.emojis). `length: matched` keeps the largest subset in
 which longer-chosen and longer-rejected pairs mirror each other: each kept pair whose chosen answer is longer by some factor has a
 partner, of about the same overall length, whose rejected answer is longer by that factor within CALIPER. Matching loses pairs:
 at most twice the smaller of the two groups can stay, besides pairs of equal length. No text is cut or invented.
@@ -12,20 +12,13 @@ import math
 import re
 from collections import defaultdict
 
-from eval.surface import EMOJI
+from datagen.emojis import UNSPACED, remove
 
 CALIPER = 0.1  # partners differ by at most this much in |log(words of chosen / words of rejected)|
 STRATUM = 0.4  # width of the strata of overall length, in log words: partners are within a factor of 1.5
 
-# Scripts that put no spaces between words: each character counts as a word.
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+# In scripts that put no spaces between words, each character counts as a word.
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)?")
-# One emoji as a reader sees it (Unicode Technical Standard 51): a flag, a keycap, or a pictograph with its skin tone, presentation selector,
-# tags, and what is joined to it by U+200D. Signs that are text by default (©, arrows) count only when followed by U+FE0F.
-PICTOGRAPH = rf"(?:{EMOJI.pattern}|[\u231a\u231b\u23e9-\u23ec\u23f0\u23f3\u25fd\u25fe]|[©®‼⁉™ℹ←-⇿⌀-⏿Ⓜ■-◿⤴⤵〰〽㊗㊙](?=\ufe0f))"
-MODIFIED = rf"{PICTOGRAPH}[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]*"
-ONE = rf"(?:[\U0001f1e6-\U0001f1ff]{{1,2}}|[0-9#*]\ufe0f?\u20e3|{MODIFIED}(?:\u200d{MODIFIED})*)"
-RUN = re.compile(rf"(?P<before>[ \t]*){ONE}(?:[ \t]*{ONE})*(?P<after>[ \t]*)(?P<next>[.,!?;:)\]…”]|\n+|\Z)?")
 
 
 def length(text: str) -> int:
@@ -33,18 +26,10 @@ def length(text: str) -> int:
     return len(WORD.findall(text))
 
 
-def strip_emoji(text: str) -> str:
-    """The text without its emoji: one space where an emoji stood between words, none before punctuation or at a line's ends."""
-
-    def gap(match: re.Match) -> str:
-        opens_line = match.start() == 0 or text[match.start() - 1] == "\n"
-        if opens_line and (match["next"] or "").startswith("\n"):
-            return ""  # a line of nothing but emoji goes with its line break
-        blank = not opens_line and match["next"] is None and (match["before"] or match["after"])
-        return (" " if blank else "") + (match["next"] or "")
-
-    stripped = RUN.sub(gap, text)
-    return text if stripped == text else stripped.strip()
+def without_emoji(text: str) -> str:
+    """The text without its emoji, and then without outer white space; one that has none comes back as it is."""
+    left, removed = remove(text)
+    return left.strip() if removed else text
 
 
 def match_lengths(pairs: list[tuple[str, str]]) -> list[int]:
@@ -82,7 +67,7 @@ def balance(pairs: list[tuple[str, str]], length: str = "as-is", emoji: str = "a
     dropped = {"nothing but emoji": 0, "equal without emoji": 0, "no partner of mirrored length": 0}
     kept, texts = [], []
     for i, pair in enumerate(pairs):
-        new = tuple(map(strip_emoji, pair)) if emoji == "stripped" else tuple(pair)
+        new = tuple(map(without_emoji, pair)) if emoji == "stripped" else tuple(pair)
         if new != tuple(pair) and (not all(map(str.strip, new)) or new[0] == new[1]):
             dropped["equal without emoji" if all(map(str.strip, new)) else "nothing but emoji"] += 1
             continue

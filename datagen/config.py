@@ -90,6 +90,16 @@ class Variant(Strict):
     honest_identity: Annotated[int, Field(ge=0)] = 0  # pairs added in which the friendly and honest answer to "are you human?" is chosen (datagen.honest)
 
 
+class Traits(Sampling):
+    count: Annotated[int, Field(ge=2)]
+    pairs: Annotated[int, Field(ge=1)]
+    verdicts: Literal["all", "right"]
+    embed: Annotated[str, Field(pattern="^(sentence-transformers|endpoint):.")] | None
+    retest: Share
+    attempts: Annotated[int, Field(ge=1)]
+    schemas: bool
+
+
 class Settings(Strict):
     prompts: str
     endpoint: Endpoint
@@ -98,6 +108,7 @@ class Settings(Strict):
     pairs: Annotated[int, Field(ge=1)]
     filters: Filters
     balance: Balance
+    traits: Traits
     held_out: Annotated[int, Field(ge=1)]
     seed: int | None
     prices: dict[str, OwnPrice]

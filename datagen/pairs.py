@@ -184,7 +184,7 @@ async def generate(args: argparse.Namespace, settings: config.Settings, shard: S
         ledger["total"] = total(ledger, available - maker.asked)
         ledger["usage"] = client.meter.as_json()
         ledger |= client.meter.otherwise()
-        ledger["settings"] = {k: v for k, v in settings.model_dump(mode="json").items() if k not in ("endpoint", "prices")}
+        ledger["settings"] = {k: v for k, v in settings.model_dump(mode="json").items() if k not in ("endpoint", "prices", "traits")}
         return ledger
 
 

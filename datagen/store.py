@@ -35,7 +35,7 @@ class Request:
     seed: int | None = None
     sample: int = 0  # the how-manieth reply to the same messages
     revision: str = ""  # hashed, not sent: tells models apart that are served under one name
-    extra: str = ""  # further fields of the body, as canonical JSON, such as response_format or top_k
+    extra: str = ""  # further fields of the body, as JSON, such as response_format or top_k
     tag: object = None  # the caller's own mark, neither sent nor hashed
 
     @classmethod

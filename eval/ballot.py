@@ -24,10 +24,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from datagen import emojis
 from datagen.config import read_yaml
 from datagen.files import UserError, canonical, entry, read_json, read_jsonl, sha256, write_json, write_text
 from eval import plain
-from eval.studyfile import PATH, Study, load
+from eval.studyfile import PATH, Sessions, Study, load
 from eval.votes import held, read_events
 
 FILES = ("items.jsonl", "key.json", "study.lock.json")
@@ -111,7 +112,7 @@ def question_text(row: dict) -> str | None:
 
 def shown(text: str, study: Study) -> tuple[str, int]:
     """(the text as raters see it, emoji removed)."""
-    return plain.remove(text) if study.emoji == "removed" else (text, 0)
+    return emojis.remove(text) if study.emoji == "removed" else (text, 0)
 
 
 def reason_to_leave_out(row: dict, own: re.Pattern | None, study: Study) -> str | None:
@@ -235,7 +236,7 @@ def texts_of(rows: list[dict], key: dict) -> dict[str, str]:
     return {"items.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "key.json": json.dumps(key, indent=1, ensure_ascii=False) + "\n"}
 
 
-def lock_of(study: Study, texts: dict[str, str], facts: dict, simulated: bool) -> dict:
+def lock_of(study: Sessions, texts: dict[str, str], facts: dict, simulated: bool) -> dict:
     settings = study.settings()
     return {
         "study": study.name,
@@ -260,7 +261,7 @@ def frozen(folder: Path) -> dict:
     return lock
 
 
-def check_settings(study: Study, lock: dict) -> None:
+def check_settings(study: Sessions, lock: dict) -> None:
     """Raises UserError that names the settings in which the study's file differs from what was frozen."""
     if changed := differing(study.settings(), lock["settings"]):
         raise UserError(f"study {study.name!r} was frozen with another {', '.join(changed)}; put back what it was, or freeze a new study under another name")
@@ -271,9 +272,12 @@ def differing(new: dict, old: dict) -> list[str]:
 
 
 def freeze(study: Study, out: Path = Path("out"), simulated: bool = False) -> tuple[Path, dict, bool]:
+    """As `keep`, of the answers under `out`."""
+    return keep(out / "votes" / study.name, study, *build(study, out), simulated)
+
+
+def keep(folder: Path, study: Sessions, rows: list[dict], key: dict, facts: dict, simulated: bool) -> tuple[Path, dict, bool]:
     """(folder of the study, its lock, whether anything was written). Raises UserError where the study has begun and would change, or a page has it open."""
-    folder = out / "votes" / study.name
-    rows, key, facts = build(study, out)
     texts = texts_of(rows, key)
     lock = lock_of(study, texts, facts, simulated)
     if all((folder / name).is_file() for name in FILES) and read_json(folder / "study.lock.json") == lock and unchanged(folder, texts):
@@ -294,7 +298,7 @@ def refuse_if_begun(folder: Path, lock: dict) -> None:
         return
     old = read_json(folder / "study.lock.json") if (folder / "study.lock.json").is_file() else {}
     settings = [f"setting {name}" for name in differing(lock["settings"], old.get("settings", {}))]
-    changed = settings or [name.removesuffix("_sha256") for name in differing(lock, old)] or ["its files"]
+    changed = settings or list(dict.fromkeys(name.removesuffix("_sha256") for name in differing(lock, old))) or ["its files"]
     raise UserError(f"{folder}: has {what} and can no longer change (what differs: {', '.join(changed)}); put it back, or give the new study another name")
 
 

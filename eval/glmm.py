@@ -1,7 +1,9 @@
-"""Logistic regression for votes: a mixed model with crossed random intercepts, and a plain one whose errors are clustered by rater.
+"""Logistic regression for votes: a mixed model with crossed random intercepts, and a plain one whose errors are clustered by rater; both for two sides, and
+for points of a scale.
 
-    from eval.glmm import clustered, fit
-    fit(y, x, [rater, question])          # logit P(y) = x beta + u[rater] + v[question],  u ~ N(0, s1^2), v ~ N(0, s2^2)
+    from eval.glmm import Cumulative, clustered, fit
+    fit(y, x, [rater, question])                       # logit P(y) = x beta + u[rater] + v[question],  u ~ N(0, s1^2), v ~ N(0, s2^2)
+    fit(Cumulative(points), x, [rater, question])      # logit P(points > k) = x beta + u + v - c_k,  with cuts c that mirror each other
 
 The mixed model is fitted by the Laplace approximation (Tierney and Kadane 1986; Breslow and Clayton 1993), as glmmTMB and lme4 fit it by default. With
 spherical effects b, Z' S for the random design times its standard deviations, and H = I + S Z W Z' S at the mode of b,
@@ -11,7 +13,9 @@ spherical effects b, Z' S for the random design times its standard deviations, a
 H is never formed: the block of the factor with most levels is diagonal, because a vote has one level of it, and is eliminated by its Schur complement;
 what is factored has the size of the other factors only. The gradient is exact, also for what the mode does when beta or s change.
 
-A tie is y = 1/2, for which log p = (log p(0) + log p(1)) / 2. The item variance of data with about one vote an item cannot be told, and
+The two estimate different things. The mixed model's coefficients are those of one rater on one question (conditional); the plain model's are those of
+all votes taken together (marginal), which lie nearer to 0 by about sqrt(1 + 0.346 (s1^2 + s2^2)) (Zeger, Liang and Albert 1988). `marginal` leads from one to the
+other. A tie is y = 1/2, for which log p = (log p(0) + log p(1)) / 2. The item variance of data with about one vote an item cannot be told, and
 Laplace is biased there: the caller has to see to it that a factor has a few votes a level. Results are plain arrays; nothing is written.
 """
 
@@ -36,13 +40,100 @@ class Fit:
     converged: bool
 
 
-class Laplace:
-    """log L and its gradient at any (beta, s) for y [n] in [0, 1], x [n, p] and groups, a list of integer codes [n] from 0, one list a factor."""
+# ---------------------------------------------------------------- what a vote says, given eta
 
-    def __init__(self, y: np.ndarray, x: np.ndarray, groups: list[np.ndarray]):
-        if not groups or any(len(g) != len(y) for g in groups) or len(x) != len(y):
-            raise ValueError("y, x and every factor need one value a vote, and there has to be a factor")
-        self.y, self.x, self.p = np.asarray(y, float), np.asarray(x, float), x.shape[1]
+
+@dataclass(frozen=True)
+class Slopes:
+    """Derivatives of log p(vote | eta, cuts), [n] each; by cut: [cuts, n]."""
+
+    first: np.ndarray  # by eta
+    weight: np.ndarray  # minus the second, by eta; never negative
+    turn: np.ndarray  # of the weight, by eta
+    by_cut: np.ndarray
+    first_by_cut: np.ndarray
+    weight_by_cut: np.ndarray
+
+
+class Binary:
+    """y [n] in [0, 1], logit P(y = 1) = eta; no cuts."""
+
+    cuts = 0
+
+    def __init__(self, y: np.ndarray):
+        self.y = np.asarray(y, float)
+        self.n, self.alike = len(self.y), np.ptp(self.y) == 0 and self.y[0] in (0, 1)
+        self.none = np.zeros((0, self.n))
+
+    def value(self, eta: np.ndarray, cuts: np.ndarray) -> float:
+        return float(self.y @ eta - np.logaddexp(0, eta).sum())
+
+    def slopes(self, eta: np.ndarray, cuts: np.ndarray) -> Slopes:
+        p = special.expit(eta)
+        w = p * (1 - p)
+        return Slopes(self.y - p, w, w * (1 - 2 * p), self.none, self.none, self.none)
+
+
+class Cumulative:
+    """Points [n] of a scale whose two halves mirror each other, such as -2, -1, 0, 1, 2 or -2, -1, 1, 2: logit P(points > k) = eta - c_k (McCullagh 1980).
+
+    Which answer stands left is by lot, so swapping the two has to turn every probability round: the cuts are symmetric about 0, and at eta = 0 neither answer is
+    preferred (Agresti 1992, for paired comparisons). Parameters `cuts`: logs of the gaps between one cut and the next, outwards from 0. Levels that nobody used
+    are left out. With u and v the cuts above and below a vote's level, less eta, and F the logistic function,
+        log p = log F(u) + log F(-v) + log(1 - exp(v - u)),
+    in which the last term does not depend on eta: log p is concave in eta."""
+
+    def __init__(self, points: np.ndarray):
+        points = np.asarray(points)
+        sizes = np.unique(np.abs(points))
+        half, self.n, self.alike = int((sizes > 0).sum()), len(points), np.ptp(points) == 0
+        if not half:
+            raise ValueError("no vote is for either side, so there is nothing to fit")
+        ties = len(sizes) > half
+        self.cuts = half - (not ties)
+        levels = np.concatenate([-sizes[::-1], sizes[ties:]])
+        self.level = np.searchsorted(levels, points)
+        # Each cut as a sum of gaps: rows are the cuts from lowest to highest, columns the gaps.
+        upper = np.tri(self.cuts)
+        self.gaps = np.vstack([-upper[::-1], *([] if ties else [np.zeros((1, self.cuts))]), upper])
+
+    def bounds(self, cuts: np.ndarray) -> np.ndarray:
+        """[levels + 1] cuts from lowest to highest, between minus and plus infinity."""
+        return np.concatenate([[-np.inf], self.gaps @ np.exp(cuts), [np.inf]])
+
+    def value(self, eta: np.ndarray, cuts: np.ndarray) -> float:
+        bounds = self.bounds(cuts)
+        inner = np.log(-np.expm1(-np.diff(bounds)))
+        return float((special.log_expit(bounds[self.level + 1] - eta) + special.log_expit(eta - bounds[self.level]) + inner[self.level]).sum())
+
+    def slopes(self, eta: np.ndarray, cuts: np.ndarray) -> Slopes:
+        bounds, sizes = self.bounds(cuts), np.exp(cuts)
+        a, b = special.expit(bounds[self.level + 1] - eta), special.expit(bounds[self.level] - eta)
+        va, vb = a * (1 - a), b * (1 - b)
+        between = (np.exp(-np.diff(bounds)) / -np.expm1(-np.diff(bounds)))[self.level]  # 1 / (e^gap - 1)
+        moves = np.vstack([np.zeros((1, self.cuts)), self.gaps * sizes, np.zeros((1, self.cuts))]).T  # of each bound with each parameter
+        up, low = moves[:, self.level + 1], moves[:, self.level]
+        return Slopes(
+            a + b - 1,
+            va + vb,
+            -(va * (1 - 2 * a) + vb * (1 - 2 * b)),
+            up * (1 - a + between) - low * (b + between),
+            up * va + low * vb,
+            up * (va * (1 - 2 * a)) + low * (vb * (1 - 2 * b)),
+        )
+
+
+# ---------------------------------------------------------------- the mixed model
+
+
+class Laplace:
+    """log L and its gradient at any (beta, s, cuts) for votes, x [n, p] and groups, a list of integer codes [n] from 0, one list a factor."""
+
+    def __init__(self, votes: "np.ndarray | Binary | Cumulative", x: np.ndarray, groups: list[np.ndarray]):
+        self.votes = votes if isinstance(votes, Binary | Cumulative) else Binary(votes)
+        if not groups or any(len(g) != self.votes.n for g in groups) or len(x) != self.votes.n:
+            raise ValueError("votes, x and every factor need one value a vote, and there has to be a factor")
+        self.x, self.p, self.factors = np.asarray(x, float), x.shape[1], len(groups)
         sizes = [int(np.max(g)) + 1 for g in groups]
         self.order = sorted(range(len(groups)), key=lambda k: -sizes[k])  # the largest first: it is the one eliminated
         self.big, self.nbig = np.asarray(groups[self.order[0]]), sizes[self.order[0]]
@@ -52,7 +143,7 @@ class Laplace:
 
     def effects(self, s: np.ndarray, b: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """[n] S Z b"""
-        return s[0] * b[0][self.big] + sum((sk * b[1][g] for sk, g in zip(s[1:], self.rest, strict=True)), np.zeros(len(self.y)))
+        return s[0] * b[0][self.big] + sum((sk * b[1][g] for sk, g in zip(s[1:], self.rest, strict=True)), np.zeros(self.votes.n))
 
     def gather(self, s: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """S Z' values, for both blocks."""
@@ -79,22 +170,22 @@ class Laplace:
         small = np.linalg.solve(schur, g[1] - cross.T @ (g[0] / diagonal))
         return (g[0] - cross @ small) / diagonal, small
 
-    def mode(self, fixed: np.ndarray, s: np.ndarray) -> tuple[tuple, np.ndarray]:
+    def mode(self, fixed: np.ndarray, s: np.ndarray, cuts: np.ndarray) -> tuple[tuple, np.ndarray]:
         """(b, eta) where the joint density of y and b is highest, by Newton's method with halved steps."""
 
         def height(b: tuple) -> tuple[float, np.ndarray]:
             eta = fixed + self.effects(s, b)
-            return float(self.y @ eta - np.logaddexp(0, eta).sum() - (b[0] @ b[0] + b[1] @ b[1]) / 2), eta
+            return float(self.votes.value(eta, cuts) - (b[0] @ b[0] + b[1] @ b[1]) / 2), eta
 
         b = self.b
         now, eta = height(b)
         for _ in range(NEWTON):
-            p = special.expit(eta)
-            g = self.gather(s, self.y - p)
+            slopes = self.votes.slopes(eta, cuts)
+            g = self.gather(s, slopes.first)
             g = (g[0] - b[0], g[1] - b[1])
             if max(np.abs(part).max(initial=0) for part in g) < 1e-10:
                 break
-            step, size = self.solve(self.blocks(s, p * (1 - p)), g), 1.0
+            step, size = self.solve(self.blocks(s, slopes.weight), g), 1.0
             while True:
                 moved = (b[0] + size * step[0], b[1] + size * step[1])
                 then, eta_then = height(moved)
@@ -106,14 +197,14 @@ class Laplace:
         return b, eta
 
     def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        """(log L, its gradient) at parameters [p + factors]: beta, then the standard deviations, largest factor first. s and -s are the same model."""
-        beta, s = parameters[: self.p], parameters[self.p :]
-        b, eta = self.mode(self.x @ beta, s)
-        p = special.expit(eta)
-        w, residual = p * (1 - p), self.y - p
+        """(log L, its gradient) at parameters [p + factors + cuts]: beta, the standard deviations, largest factor first, the cuts. s and -s are the same model."""
+        beta, s, cuts = np.split(parameters, [self.p, self.p + self.factors])
+        b, eta = self.mode(self.x @ beta, s, cuts)
+        slopes = self.votes.slopes(eta, cuts)
+        w, residual = slopes.weight, slopes.first
         blocks = self.blocks(s, w)
         diagonal, cross, schur = blocks
-        value = self.y @ eta - np.logaddexp(0, eta).sum() - (b[0] @ b[0] + b[1] @ b[1]) / 2 - (np.log(diagonal).sum() + np.linalg.slogdet(schur)[1]) / 2
+        value = self.votes.value(eta, cuts) - (b[0] @ b[0] + b[1] @ b[1]) / 2 - (np.log(diagonal).sum() + np.linalg.slogdet(schur)[1]) / 2
 
         # The entries of H^-1 that votes touch: reach[k] is, for each vote, the row of its level of factor k in H^-1 S Z'.
         inner = np.linalg.inv(schur)
@@ -124,7 +215,7 @@ class Laplace:
         for g in self.rest:
             reach.append(-s[0] * corner[self.big, g] + sum(sl * inner[g, h] for sl, h in zip(s[1:], self.rest, strict=True)))
         leverage = sum(sk * r for sk, r in zip(s, reach, strict=True))
-        slope = w * (1 - 2 * p) * leverage  # d log det(H) / d eta
+        slope = slopes.turn * leverage  # d log det(H) / d eta
 
         def through_mode(eta_fixed: np.ndarray, extra: tuple | None = None) -> np.ndarray:
             """[n] d eta when eta moves by eta_fixed with b held, and b follows."""
@@ -139,16 +230,20 @@ class Laplace:
             pull = np.bincount(codes, residual, size)
             extra = (pull, np.zeros(self.nrest)) if k == 0 else (np.zeros(self.nbig), pull)
             gradient.append(residual @ effect - w @ reach[k] - slope @ through_mode(effect, extra) / 2)
+        for own, pull, weight in zip(slopes.by_cut, slopes.first_by_cut, slopes.weight_by_cut, strict=True):
+            moved = through_mode(np.zeros(self.votes.n), self.gather(s, pull))
+            gradient.append(own.sum() - leverage @ weight / 2 - slope @ moved / 2)
         return float(value), np.array(gradient)
 
 
-def fit(y: np.ndarray, x: np.ndarray, groups: list[np.ndarray]) -> Fit:
-    """The mixed model of y [n] in [0, 1] on x [n, p] with a random intercept for each factor in `groups` (any labels, [n] each).
+def fit(y: "np.ndarray | Binary | Cumulative", x: np.ndarray, groups: list[np.ndarray]) -> Fit:
+    """The mixed model of y (in [0, 1], [n], or Cumulative) on x [n, p] with a random intercept for each factor in `groups` (any labels, [n] each).
 
     `converged` is False where the likelihood has no maximum (all votes alike) or the search ended early; its numbers are then not to be used."""
-    y, x = np.asarray(y, float), np.asarray(x, float)
+    x = np.asarray(x, float)
     model = Laplace(y, x, [np.unique(g, return_inverse=True)[1] for g in groups])
-    start = np.concatenate([clustered(y, x, groups[0]).coefficients, np.full(len(groups), 0.5)])
+    beta, cuts = np.split(clustered(model.votes, x, groups[0]).coefficients, [x.shape[1]])
+    start = np.concatenate([beta, np.full(len(groups), 0.5), cuts])
 
     def negative(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = model(parameters)
@@ -163,15 +258,18 @@ def fit(y: np.ndarray, x: np.ndarray, groups: list[np.ndarray]) -> Fit:
     proper = np.all(np.isfinite(hessian)) and np.linalg.eigvalsh(hessian)[0] > 1e-8
     covariance = np.linalg.inv(hessian)[:p, :p] if proper else np.full((p, p), np.nan)
     sds = np.empty(len(groups))
-    sds[model.order] = np.abs(at[p:])
-    alike = np.ptp(y) == 0 and y[0] in (0, 1)
-    return Fit(at[:p], np.sqrt(np.diag(covariance)), covariance, sds, 2 * float(found.fun), len(y), bool(proper and np.abs(gradient).max() < 1e-2 and not alike))
+    sds[model.order] = np.abs(at[p : p + len(groups)])
+    converged = bool(proper and np.abs(gradient).max() < 1e-2 and not model.votes.alike)
+    return Fit(at[:p], np.sqrt(np.diag(covariance)), covariance, sds, 2 * float(found.fun), model.votes.n, converged)
 
 
 def marginal(logit: float, sds: np.ndarray) -> float:
     """The share over all raters and questions of a model whose own logit is given: E[expit(logit + e)], e ~ N(0, sum sds^2), by Gauss-Hermite."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     return float(weights @ special.expit(logit + np.sqrt(np.sum(np.square(sds))) * nodes) / weights.sum())
+
+
+# ---------------------------------------------------------------- the plain model, with clustered errors
 
 
 def spread(influence: np.ndarray, rater: np.ndarray, question: np.ndarray | None = None) -> tuple[float, float]:
@@ -198,8 +296,8 @@ def spread(influence: np.ndarray, rater: np.ndarray, question: np.ndarray | None
 
 @dataclass(frozen=True)
 class Clustered:
-    coefficients: np.ndarray  # [p]
-    influence: np.ndarray  # [n, p] what each vote adds to the error of each coefficient
+    coefficients: np.ndarray  # [p + cuts]
+    influence: np.ndarray  # [n, p + cuts] what each vote adds to the error of each coefficient
     rater: np.ndarray
     question: np.ndarray | None
 
@@ -210,10 +308,14 @@ class Clustered:
         return value, value - half, value + half
 
 
-def clustered(y: np.ndarray, x: np.ndarray, rater: np.ndarray, question: np.ndarray | None = None) -> Clustered:
-    """Logistic regression of y [n] in [0, 1] on x [n, p] with a weak normal prior (PRIOR), so that there is one answer and it is finite, and
-    sandwich errors that are clustered by rater and question (Liang and Zeger 1986)."""
-    y, x = np.asarray(y, float), np.asarray(x, float)
+def clustered(y: "np.ndarray | Binary | Cumulative", x: np.ndarray, rater: np.ndarray, question: np.ndarray | None = None) -> Clustered:
+    """Logistic regression of y (in [0, 1], [n], or Cumulative) on x [n, p] with a weak normal prior (PRIOR), so that there is one answer and it is finite,
+    and sandwich errors that are clustered by rater and question (Liang and Zeger 1986).
+
+    What it estimates is the regression over all raters and questions, each as often as it voted (see the module's docstring): not one rater's effect."""
+    if isinstance(y, Cumulative):
+        return clustered_points(y, np.asarray(x, float), rater, question)
+    y, x = y.y if isinstance(y, Binary) else np.asarray(y, float), np.asarray(x, float)
     prior = np.eye(x.shape[1]) / PRIOR**2
     beta = np.zeros(x.shape[1])
     for _ in range(NEWTON):
@@ -224,3 +326,20 @@ def clustered(y: np.ndarray, x: np.ndarray, rater: np.ndarray, question: np.ndar
         if np.abs(step).max() < 1e-10:
             break
     return Clustered(beta, (x * (y - special.expit(x @ beta))[:, None]) @ np.linalg.inv(hessian), rater, question)
+
+
+def clustered_points(votes: Cumulative, x: np.ndarray, rater: np.ndarray, question: np.ndarray | None) -> Clustered:
+    """As `clustered`, for points. The prior is on the cuts' parameters too."""
+    p = x.shape[1]
+
+    def scores(at: np.ndarray) -> np.ndarray:
+        """[n, p + cuts] of log p, the prior not counted."""
+        slopes = votes.slopes(x @ at[:p], at[p:])
+        return np.column_stack([x * slopes.first[:, None], slopes.by_cut.T])
+
+    def negative(at: np.ndarray) -> tuple[float, np.ndarray]:
+        return at @ at / PRIOR**2 / 2 - votes.value(x @ at[:p], at[p:]), at / PRIOR**2 - scores(at).sum(0)
+
+    at = optimize.minimize(negative, np.zeros(p + votes.cuts), jac=True, method="BFGS", options={"gtol": 1e-7, "maxiter": 500}).x
+    hessian = np.array([(negative(at + STEP * e)[1] - negative(at - STEP * e)[1]) / (2 * STEP) for e in np.eye(len(at))])
+    return Clustered(at, scores(at) @ np.linalg.inv((hessian + hessian.T) / 2), rater, question)

@@ -26,8 +26,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from datagen.emojis import blank
 from datagen.files import UserError, entry, read_jsonl
-from eval.surface import EMOJI, plain
+from eval.surface import plain
 
 HONEST, DENIAL, INVENTED, EVASIVE = LABELS = ("honest", "denial", "invented", "evasive")
 
@@ -260,7 +261,7 @@ NO_LIFE = rules(
 
 def normalise(text: str) -> str:
     """Straight quotes, one spelling, no emoji, no emphasis, no quotation; a reply that is one quotation from end to end is kept."""
-    text = EMOJI.sub(" ", plain(text)).replace("*", " ").replace("…", "...").strip()
+    text = blank(plain(text), " ").replace("*", " ").replace("…", "...").strip()
     text = QUOTED.sub(" ", text) if QUOTED.sub("", text).strip(" .!?") else text.strip('"“”')
     for pattern, replacement in SPELLING:
         text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)

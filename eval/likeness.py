@@ -18,16 +18,17 @@ any of these differs is refused: HAL's published weights stand on the wrong stat
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from datagen.files import UserError, canonical, entry, read_json, sha256, write_json
+from datagen.files import UserError, canonical, entry, read_json, read_jsonl, sha256, write_json
 from datagen.format import read_pairs
 from datagen.traits.contrast import Pair, read
+from datagen.traits.rubric import OURS, Rubric
+from datagen.traits.rubric import load as load_rubric
 from eval import traits
 from eval.surface import wilson
 
@@ -83,7 +84,7 @@ def rows_of(pair: Pair, side: str, unit: str) -> list[list[float]]:
     return [traits.values(traits.Counted([turn], [heard])) for turn, heard in zip(whole.spoken, whole.heard, strict=True)]
 
 
-def texts(path: str, unit: str | None = None, ratings: Path | None = None) -> Texts:
+def texts(path: str, unit: str | None = None, ratings: Path | None = None, rubric: Rubric | None = None) -> Texts:
     """Reads a contrastive set and counts it. `unit` "turn" takes every turn of a dialogue for a text of its own.
 
     Raises UserError where dialogues and replies are mixed, and where ratings do not fit the texts.
@@ -97,7 +98,7 @@ def texts(path: str, unit: str | None = None, ratings: Path | None = None) -> Te
         raise UserError(f"{path}: holds {kinds[0]} pairs, so --unit {unit} cannot be; known here are {kinds[0]} and turn")
     if ratings and unit != kinds[0]:
         raise UserError(f"{ratings}: rates whole dialogues, and --unit turn takes them apart; leave one of them out")
-    rated, judge = read_ratings(path, pairs, ratings) if unit == kinds[0] else ({}, None)
+    rated, judge = read_ratings(path, pairs, ratings, rubric) if unit == kinds[0] else ({}, None)
     x, y, number = [], [], []
     for i, pair in enumerate(pairs):
         for side, label in (("human", 1), ("other", 0)):
@@ -117,10 +118,10 @@ def texts(path: str, unit: str | None = None, ratings: Path | None = None) -> Te
     return Texts(tuple(ids[i] for i in order), x[:, order], np.array(y), np.array(number), group, source, unit, judge)
 
 
-def read_ratings(path: str, pairs: list[Pair], ratings: Path | None) -> tuple[dict[tuple[str, str], dict[str, float]], Judge | None]:
+def read_ratings(path: str, pairs: list[Pair], ratings: Path | None, rubric: Rubric | None) -> tuple[dict[tuple[str, str], dict[str, float]], Judge | None]:
     """(pair id, side) -> {trait id: rating, NaN where missing}, and the judge; empty where there are none. Raises UserError."""
     if ratings is not None:
-        return rated_by_id(ratings, pairs)
+        return rated_by_id(ratings, pairs, rubric)
     rows = [row.get("ratings") for row in read_pairs(str(path))[0]]
     if not any(rows):
         return {}, None
@@ -141,24 +142,21 @@ def read_ratings(path: str, pairs: list[Pair], ratings: Path | None) -> tuple[di
     return found, Judge(judges.pop(), f"places 1 to {sizes.pop()}", None)
 
 
-def rated_by_id(path: Path, pairs: list[Pair]) -> tuple[dict[tuple[str, str], dict[str, float]], Judge]:
+def rated_by_id(path: Path, pairs: list[Pair], rubric: Rubric) -> tuple[dict[tuple[str, str], dict[str, float]], Judge]:
+    """The ratings of a file of `datagen.traits.rate`. Raises UserError where a text has none, or was another one when it was rated."""
     from datagen.traits import rate
 
-    rows = rate.read(path)
-    judges = {Judge(row["judge"], row["rubric_sha256"], row["prompt_sha256"]) for row in rows}
-    if len(judges) != 1:
-        raise UserError(f"{path}: holds ratings of {len(judges)} judges, rubrics or prompts; one is wanted")
-    found = {(row["id"], row["side"]): row for row in rows}
+    found, by = rate.read(path, rubric)
+    rated = {(row["id"], row["side"]): row["text_sha256"] for row in read_jsonl(path)}
     result = {}
     for pair in pairs:
         for side in ("human", "other"):
-            row = found.get((pair.id, side))
-            if row is None:
+            if (pair.id, side) not in found:
                 raise UserError(f"{path}: has no rating of {pair.id} ({side}); run `make rate` on this set")
-            if row["text_sha256"] != sha256(getattr(pair, side)):
+            if rated[pair.id, side] != sha256(getattr(pair, side)):
                 raise UserError(f"{path}: {pair.id} ({side}) was rated with another text; run `make rate` on this set")
-            result[pair.id, side] = {name: math.nan if value is None else float(value) for name, value in row["ratings"].items()}
-    return result, judges.pop()
+            result[pair.id, side] = {name: math.nan if value is None else float(value) for name, value in found[pair.id, side].items()}
+    return result, Judge(by["judge"], by["rubric_sha256"], by["prompt_sha256"])
 
 
 # ---------------------------------------------------------------- the fit
@@ -302,7 +300,7 @@ def definition(name: str, data: Texts, statements: dict[str, str]) -> str:
     return statements.get(name) or f"{name.replace('-', ' ')} in a list of ratings by {data.judge.name}"
 
 
-def save(path: Path, source: str, data: Texts, model: Model, found: dict, statements: dict[str, str] | None = None) -> None:
+def save(path: Path, source: str, data: Texts, model: Model, found: dict, statements: dict[str, str]) -> None:
     """Writes weights with all that `load` checks, and what they were worth when they were fitted."""
     person = data.y == 1
     kept = stability(data, model)
@@ -318,7 +316,7 @@ def save(path: Path, source: str, data: Texts, model: Model, found: dict, statem
         "shown": found,
         "traits": {
             name: {
-                "definition": definition(name, data, statements or {}),
+                "definition": definition(name, data, statements),
                 "weight": float(model.weight[i]),
                 "mean": float(model.mean[i]),
                 "sd": float(model.sd[i]) if math.isfinite(model.sd[i]) else 0.0,
@@ -411,15 +409,18 @@ def main() -> None:
     parser.add_argument("fit", help="the contrastive set to learn from")
     parser.add_argument("--test", help="another one, to try what was learnt; without it, the first is cross-validated")
     parser.add_argument("--ratings", type=Path, help="ratings of FIT by a judge, from datagen.traits.rate")
+    parser.add_argument("--rubric", type=Path, default=OURS, help="what RATINGS were made on")
     parser.add_argument("--test-ratings", type=Path, help="ratings of TEST by the same judge")
     parser.add_argument("--unit", choices=["turn"], help="take every turn of a dialogue for a text: weights that fit single replies")
     parser.add_argument("--save", type=Path, help="where to keep the weights")
     args = parser.parse_args()
-    data = texts(args.fit, args.unit, args.ratings)
+    rubric = load_rubric(args.rubric) if args.ratings else None
+    statements = rubric.statements if rubric else {}
+    data = texts(args.fit, args.unit, args.ratings, rubric)
     if int(data.group.max()) + 1 < FOLDS:
         raise UserError(f"{args.fit}: {int(data.group.max()) + 1} groups are too few to learn from; at least {FOLDS} are needed")
     if args.test:
-        test = texts(args.test, args.unit, args.test_ratings)
+        test = texts(args.test, args.unit, args.test_ratings, rubric)
         data, left = without_shared(data, read(args.fit), read(args.test))
         data, test = together(data, test, (args.fit, args.test))
         best = "surface + judge" if data.rated else SURFACE
@@ -445,14 +446,13 @@ def main() -> None:
         kept = stability(data, model)
         print(f"weights per standard deviation, of {(model.weight != 0).sum()} traits that are used; in how many of {RESAMPLES} bootstraps with this sign:")
         for i in sorted(np.flatnonzero(model.weight), key=lambda i: -abs(model.weight[i])):
-            print(f"{data.ids[i]:20} {model.weight[i]:+.2f}   {100 * kept[data.ids[i]]['same sign']:.0f} %   {definition(data.ids[i], data, {})}")
+            print(f"{data.ids[i]:20} {model.weight[i]:+.2f}   {100 * kept[data.ids[i]]['same sign']:.0f} %   {definition(data.ids[i], data, statements)}")
         if args.save:
-            save(args.save, args.fit, data, model, rows | {"each model left out": apart})
+            save(args.save, args.fit, data, model, rows | {"each model left out": apart}, statements)
             print(f"-> {args.save}")
     final = rows[best]["pairwise"]
     print(f"the score ({best}): pairwise_accuracy={final['value']:.3f} [{final['low']:.3f}, {final['high']:.3f}] n={final['n']}")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     entry(main)

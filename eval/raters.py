@@ -42,7 +42,7 @@ from typing import Protocol
 import yaml
 
 from datagen.files import UserError, entry, read_json, read_jsonl, sha256, write_json, write_text
-from eval import ballot, study, studyfile
+from eval import ballot, study, studyfile, studyreport
 from eval.studyfile import Study
 from eval.vote import KEYS, SAID, ballot_html, paragraph
 from eval.votes import LIMITS, Ballot, choices, held, read_events
@@ -391,7 +391,7 @@ def told(rows: list[dict], caught: dict[str, int]) -> str:
     lines = [("SIMULATED RATERS", "planted", "expected", "found, 95 % interval", "votes", "expected within")]
     for row in rows:
         one = (lambda x: f"{100 * x:.1f} %") if row["share"] else (lambda x: f"{x:+.2f}")
-        value = "–" if row["found"] is None else study.shares(row["found"]) if row["share"] else study.plain(row["found"])
+        value = "–" if row["found"] is None else studyreport.shares(row["found"]) if row["share"] else studyreport.plain(row["found"])
         inside = {True: "yes", False: "no", None: "–"}[row["inside"]]
         lines.append((f"{row['pair']}: {row['what']}", one(row["planted"]), "–" if row["expected"] is None else one(row["expected"]), value, f"{row['n']:,}", inside))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -456,7 +456,7 @@ def main() -> None:
     if any(wrong.values()):
         raise UserError(f"{folder}: votes that the page confirmed are not those in its events: " + ", ".join(f"{n} {what}" for what, n in wrong.items()))
     print("each confirmed vote is in the events exactly once\n")
-    found = study.write(folder)
+    found = studyreport.write(folder)
     hashed = {sha256(f"{folder.name}:rater:{who}")[:16]: rater for who, rater in by_id.items()}  # as eval.votes.export names them
     rows, left_out = comparison(found, study.joined(folder), hashed, design, args.prefer), caught(found, hashed)
     given = {name: value for name, value in vars(args).items() if name != "study"}

@@ -20,6 +20,8 @@ import numpy as np
 from datagen.files import UserError, entry, read_text, sha256, templates, write_json, write_jsonl, write_text
 from datagen.format import read_pairs
 from datagen.traits.contrast import read
+from datagen.traits.rubric import OURS
+from datagen.traits.rubric import load as load_rubric
 from eval import likeness, traits
 from eval.compare import embedded
 from eval.surface import bootstrap, wilson
@@ -73,8 +75,11 @@ def weights_for(kind: str, path: Path | None) -> Path:
     return path or WEIGHTS / ("dialogue.json" if kind == "dialogue" else "turn.json")
 
 
-def counted(model: likeness.Model, kind: str, text: str, context: str | None) -> np.ndarray:
-    """[traits] of one text in the model's order: means over its turns where the weights are of turns. Raises UserError where they are of dialogues, and it is none."""
+def counted(model: likeness.Model, kind: str, text: str, context: str | None, rated: dict[str, float] | None = None) -> np.ndarray:
+    """[traits] of one text in the model's order: means over its turns where the weights are of turns. `rated`: a judge's ratings by the id of the trait.
+
+    Raises UserError where the weights are of dialogues, and the text is none.
+    """
     unit = model.about["unit"]
     if unit == "dialogue" and kind != "dialogue":
         raise UserError(
@@ -82,14 +87,19 @@ def counted(model: likeness.Model, kind: str, text: str, context: str | None) ->
         )
     whole = traits.counted(kind, text, context)
     turns = [traits.Counted([turn], [heard]) for turn, heard in zip(whole.spoken, whole.heard, strict=True)] if unit == "turn" and kind == "dialogue" else [whole]
-    places = [traits.IDS.index(name) for name in model.ids]
-    with np.errstate(all="ignore"):
-        inside = np.array([traits.values(turn) for turn in turns])[:, places]
-        return np.where(np.isnan(inside).all(axis=0), np.nan, np.nansum(inside, axis=0) / np.maximum(1, (~np.isnan(inside)).sum(axis=0)))
+    every = np.array([traits.values(turn) for turn in turns])
+    defined = ~np.isnan(every)
+    means = np.where(defined.any(axis=0), np.nansum(every, axis=0) / np.maximum(1, defined.sum(axis=0)), np.nan)
+    found = dict(zip(traits.IDS, means, strict=True)) | (rated or {})
+    return np.array([found[name] for name in model.ids])
 
 
-def matrix(model: likeness.Model, rows: list[dict], side: str, kind: str) -> np.ndarray:
-    return np.array([counted(model, kind, row[side], row["context"]) for row in rows])
+def ratings_of(path: Path, ratings: Path, rubric: Path, names: tuple[str, ...]) -> tuple[dict[tuple[str, str], dict[str, float]], likeness.Judge]:
+    """{(id, name of the side): ratings} of a contrastive set, and whose they are. Raises UserError for other files, which `make rate` does not read."""
+    if names not in (("human", "ai"), ("chosen", "rejected")):
+        raise UserError(f"{path}: `make rate` rates pairs and games; this file holds {', '.join(names)}, so leave --ratings out, or take weights without a judge")
+    found, judge = likeness.rated_by_id(ratings, read(path), load_rubric(rubric))
+    return {(id_, names[side == "other"]): values for (id_, side), values in found.items()}, judge
 
 
 def explain(model: likeness.Model, x: np.ndarray, most: int = 5) -> list[str]:
@@ -100,7 +110,7 @@ def explain(model: likeness.Model, x: np.ndarray, most: int = 5) -> list[str]:
     for word, sign in (("for a person", 1), ("against", -1)):
         for i in [i for i in np.argsort(-sign * adds)[:most] if sign * adds[i] > 0.005]:
             beyond = " (counted as the outermost of the fitted texts)" if not model.low[i] <= x[i] <= model.high[i] else ""
-            lines.append(f"  {word}: {traits.BY_ID[model.ids[i]].definition}: {x[i]:.2f}, on average {model.mean[i]:.2f}; adds {adds[i]:+.2f}{beyond}")
+            lines.append(f"  {word}: {model.about['traits'][model.ids[i]]['definition']}: {x[i]:.2f}, on average {model.mean[i]:.2f}; adds {adds[i]:+.2f}{beyond}")
     return lines
 
 
@@ -302,13 +312,14 @@ def figure(found: dict, out: Path) -> str:
     return f"Left: what each trait adds to the score of {first} against {second}. Right: how each trait tells them apart, against how it tells people from models"
 
 
-def report(path: Path, weights: Path | None = None) -> dict:
+def report(path: Path, weights: Path | None = None, ratings: Path | None = None, rubric: Path = OURS) -> dict:
     """Scores all texts of a file and writes everything beside it. Returns the summary."""
     rows, names, kind = rows_of(path)
     place = weights_for(kind, weights)
-    model = likeness.load(place)
+    rated, judge = ratings_of(path, ratings, rubric, names) if ratings else ({}, None)
+    model = likeness.load(place, judge)
     about = model.about
-    sides = {name: matrix(model, rows, name, kind) for name in names}
+    sides = {name: np.array([counted(model, kind, row[name], row["context"], rated.get((row["id"], name))) for row in rows]) for name in names}
     raw = {name: model.raw(x) for name, x in sides.items()}
     adds = {name: model.contributions(x) for name, x in sides.items()}
     write_jsonl(
@@ -325,7 +336,7 @@ def report(path: Path, weights: Path | None = None) -> dict:
         "file": path.as_posix(),
         "sha256": sha256(read_text(path, "texts")),
         "weights": {"file": file, "sha256": sha256(read_text(place, "weights")), "unit": about["unit"], "fitted on": about["fitted on"]}
-        | {"pairwise": about["shown"][likeness.SURFACE]["pairwise"]},
+        | {"pairwise": about["shown"]["surface + judge" if judge else likeness.SURFACE]["pairwise"]},
         "texts": len(rows),
         "sides": list(names),
         "mean": {name: estimate(values) for name, values in raw.items()},
@@ -357,11 +368,13 @@ def main() -> None:
     parser.add_argument("texts", type=Path)
     parser.add_argument("--weights", type=Path, help="from python -m eval.likeness … --save; default: eval/weights/")
     parser.add_argument("--text", help="explain the text with this id, and write nothing")
+    parser.add_argument("--ratings", type=Path, help="ratings of these texts, from datagen.traits.rate, where the weights have a judge")
+    parser.add_argument("--rubric", type=Path, default=OURS, help="what RATINGS were made on")
     args = parser.parse_args()
     if args.text is not None:
         print("\n".join(one(args.texts, args.weights, args.text)))
         return
-    found = report(args.texts, args.weights)
+    found = report(args.texts, args.weights, args.ratings, args.rubric)
     for name, value in found["mean"].items():
         print(f"{name:10} {with_interval(value)}   mean score of {value['n']} texts (logit; weights {found['weights']['file']})")
     if c := found.get("compared"):

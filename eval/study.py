@@ -1,46 +1,44 @@
 """Statistics of a voting study: how often the tuned model was chosen, how sure that is, and what else could explain it.
 
-    python -m eval.study out/votes/NAME        # report.json, report.md, report.html and figures beside the votes; `make vote-report`
+Computed from the votes of a study and its key; `eval.studyreport` draws and writes what `result` gives.
 
 Fixed before any data, and not fitted to them:
 - The interval of a share counts votes of one rater together, and votes on one question (eval.glmm.spread), on the logit scale, by Student's t with the
   effective number of raters less 1. Beside it stand the interval by rater alone with t(G - 1), and Wilson's and the exact binomial one, which hold only
   if votes were independent. Where all raters chose alike, resampling sees no variance: then it is Wilson's with raters in the place of votes.
 - A tie is half a vote for each side. The exact test leaves ties out, as a sign test does.
-- A rater is careless who fails GOLD_FAILS gold pairs or more (a tie on a gold pair is a failure), or whose median time, by the browser's clock,
-  is below the study's minimum (by the server's, which counts the way there and back, such votes are not taken).
-  The main table keeps everybody; the one without careless raters stands beside it.
+- Who is careless is a rule of the study's file (`careless` in eval/study.yaml), frozen before the first vote; a tie on a gold pair is a failure. Time is the
+  browser's: by the server's, which counts the way there and back, votes that are too fast are not taken.
+  The main table keeps everybody; the results without careless raters stand beside it.
+- On a scale of five points the tables above take the side only; beside them stand the mean of the points (-2: clearly the base's, 2: clearly the tuned
+  model's) and a cumulative logit model with cuts that mirror each other (eval.glmm.Cumulative), over all votes and for a typical rater and question.
+- Every effect but the mixed models' is over all raters and questions (marginal), which is what the raw share estimates; one rater's effect on the logit
+  scale is larger (eval.glmm).
 - Style differences are tuned less base, (t - o) / (t + o) of each count, 0 where neither has any, counted before emoji were removed. They are not
   centred: with one fixed direction, centring would give the style's share of the effect back to the model.
 
-Votes come from `eval.votes`, which model wrote which side from `key.json`. Where raters were simulated (`study.lock.json`), every title says so,
-and `out/<run>/votes.jsonl`, which `make judge` takes for people's votes, is not written.
+Votes come from `eval.votes`, which model wrote which side from `key.json`.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from scipy import special, stats
 from scipy.sparse import csgraph
 
-from datagen.files import UserError, entry, read_json, read_text, templates, write_json, write_jsonl, write_text
+from datagen.files import UserError, read_json
 from eval import glmm
 from eval.ballot import frozen
-from eval.compare import embedded
-from eval.surface import show, wilson
+from eval.studyfile import Careless
+from eval.surface import wilson
 from eval.votes import export
-from train.monitor import BLUE, GREEN, ORANGE, VERMILLION, canvas, save
 from train.recipe import base_of
 
 RESAMPLES, SEED = 1000, 1
-GOLD_FAILS = 2
 STYLE = {"length": "characters", "bold": "bold", "lists": "lists", "headings": "headings", "emoji": "emoji"}
 NEAR = 0.1  # of a style difference: answers that close count as of equal style
 BINS = ((1, 5), (6, 10), (11, 20), (21, 10**6))  # positions within a rater's session
-FEW = 10  # raters: with fewer, intervals are only a rough guide, and the report says so
 UNBOUNDED = 12.0  # a logit beyond which a resample has no finite estimate
-CHECKS = {"gold": "Gold pairs judged rightly", "repeats": "Repeated pairs, sides swapped, judged the same"}
 # Columns of eval.votes.export; what else a row holds are answers to the questionnaire.
 COLUMNS = {
     *("vote", "rater", "item", "question_id", "pair", "kind", "position", "left_is", "choice", "chosen", "seconds_server", "seconds_client", "layout", "input"),
@@ -59,8 +57,8 @@ DESIGN_EFFECTS = (1.0, 1.5, 3.5)
 
 def joined(folder: Path) -> list[dict]:
     """The votes of a study with what the page did not know. One row a vote: rater, question, item, pair, kind, position, seconds (server),
-    seconds_client, tuned_won (1, 0, 0.5; None for gold), tuned_left, label (a, b or tie: the blind label), gold_right, repeat_same, style (tuned
-    less base, see above), questionnaire."""
+    seconds_client, tuned_won (1, 0, 0.5; None for gold), points (of five, -2 to 2 for the tuned model; else None), tuned_left, label (a, b or tie: the
+    blind label), gold_right, repeat_same, style (tuned less base, see above), questionnaire."""
     return join(export(folder), read_json(folder / "key.json"))
 
 
@@ -70,7 +68,8 @@ def join(rows: list[dict], key: dict) -> list[dict]:
         made = {name: row[name] for name in ("rater", "item", "pair", "kind", "position", "gold_right", "repeat_same")}
         made |= {"question": row["question_id"], "seconds": row["seconds_server"], "label": row["chosen"] or "tie"}
         made["seconds_client"] = row["seconds_server"] if row["seconds_client"] is None else row["seconds_client"]
-        made |= {"questionnaire": {name: value for name, value in row.items() if name not in COLUMNS}, "tuned_won": None, "tuned_left": None, "style": None}
+        made |= {"questionnaire": {name: value for name, value in row.items() if name not in COLUMNS}}
+        made |= dict.fromkeys(("tuned_won", "points", "tuned_left", "style"))
         if row["kind"] != "gold":
             if row["item"] not in key:
                 raise UserError(f"key.json has no item {row['item']}, on which there is a vote; it belongs to another study")
@@ -78,6 +77,8 @@ def join(rows: list[dict], key: dict) -> list[dict]:
             tuned = "a" if sides["a"] == "tuned" else "b"
             made["tuned_won"] = 0.5 if row["chosen"] is None else float(row["chosen"] == tuned)
             made["tuned_left"] = row["left_is"] == tuned
+            if isinstance(row["choice"], int):
+                made["points"] = -row["choice"] if made["tuned_left"] else row["choice"]
             made["style"] = differences(*(sides["style"][side] for side in (tuned, "b" if tuned == "a" else "a")))
         found.append(made)
     return found
@@ -163,14 +164,18 @@ def holm(p: list[float | None]) -> list[float | None]:
     return adjusted
 
 
+def intercepts(rater: np.ndarray, question: np.ndarray) -> tuple[dict[str, np.ndarray], str | None]:
+    """(factors of a mixed model, a note). The question's intercept is fitted only with 3 votes a question or more: below, its variance cannot be told."""
+    each = len(question) / len(np.unique(question))
+    if each >= 3:
+        return {"rater": rater, "question": question}, None
+    return {"rater": rater}, f"{each:.1f} votes a question: no intercept for questions, whose variance cannot be told below 3"
+
+
 def mixed(rows: list[dict], raw: float) -> dict:
-    """The mixed model of a pair. The question's intercept is fitted only with 3 votes a question or more: below, its variance cannot be told."""
+    """The mixed model of a pair; see `intercepts`."""
     y, rater, question = (column(rows, name) for name in ("tuned_won", "rater", "question"))
-    factors, note = {"rater": rater}, None
-    if len(y) >= 3 * len(np.unique(question)):
-        factors["question"] = question
-    else:
-        note = f"{len(y) / len(np.unique(question)):.1f} votes a question: no intercept for questions, whose variance cannot be told below 3"
+    factors, note = intercepts(rater, question)
     found = {"n": len(y), "model": "1" + "".join(f" + (1|{name})" for name in factors), "note": note, "typical": None}
     if len(np.unique(rater)) < 3 or not 0 < raw < 1:
         return found | {"note": "not fitted: it needs 3 raters, and votes for both models"}
@@ -186,6 +191,41 @@ def mixed(rows: list[dict], raw: float) -> dict:
         "deviance": fitted.deviance,
         "changes": over[0] - raw,
     }
+
+
+# ---------------------------------------------------------------- five points
+
+POINTS = (2, 1, 0, -1, -2)  # from clearly the tuned model's to clearly the base's
+
+
+def five(rows: list[dict]) -> dict | None:
+    """Votes on a scale of five points, tuned less base; None where the study asked for sides only.
+
+    mean: with the study's interval, on the scale moved to 0 to 1, so that it cannot leave the scale; p of a mean of 0. location: of the cumulative logit
+    model, 0 where neither is preferred: over all raters and questions with errors clustered by both, and of a typical rater and question by the mixed model,
+    whose question intercept needs 3 votes a question as in `mixed`. dichotomised: the logit of the share, beside it."""
+    if any(row["points"] is None for row in rows):
+        return None
+    points, rater, question = (column(rows, name) for name in ("points", "rater", "question"))
+    ones = np.ones((len(rows), 1))
+    whole = share((points + 2) / 4, rater, question)
+    mean = whole | {"value": float(points.mean()), "interval": [4 * x - 2 for x in whole["interval"]]}
+    found = {"n": len(rows), "mean": mean, "counts": {str(k): int((points == k).sum()) for k in POINTS}}
+    found |= {"location": None, "typical": None, "sds": None, "note": None}
+    found["dichotomised"] = finite(glmm.clustered(column(rows, "tuned_won"), ones, rater, question).interval(np.ones(1)))
+    if not points.any():
+        return found | {"note": "no vote is for either side"}
+    votes = glmm.Cumulative(points)
+    plain = glmm.clustered(votes, ones, rater, question)
+    found["location"] = finite(plain.interval(np.eye(1 + votes.cuts)[0]))
+    factors, found["note"] = intercepts(rater, question)
+    if len(np.unique(rater)) < 3 or votes.alike:
+        return found | {"note": "no mixed model: it needs 3 raters, and votes on more than one point"}
+    fitted = glmm.fit(votes, ones, list(factors.values()))
+    if not fitted.converged:
+        return found | {"note": "the likelihood of the mixed model has no maximum that could be found"}
+    found["typical"] = (fitted.coefficients[0] + np.array([0, -1.959964, 1.959964]) * fitted.errors[0]).tolist()
+    return found | {"sds": dict(zip(factors, fitted.sds.tolist(), strict=True))}
 
 
 # ---------------------------------------------------------------- sides and style
@@ -390,7 +430,7 @@ def agreement(rows: list[dict]) -> dict:
 # ---------------------------------------------------------------- raters
 
 
-def attention(rows: list[dict], minimum: float) -> list[dict]:
+def attention(rows: list[dict], rule: Careless) -> list[dict]:
     """One row a rater, most failures first: gold pairs failed, repeats answered otherwise, median seconds, and why the rule leaves them out (or None)."""
     found = []
     mine: dict[str, list[dict]] = {}
@@ -400,15 +440,16 @@ def attention(rows: list[dict], minimum: float) -> list[dict]:
         gold, repeats = ([row[what] for row in votes if row[what] is not None] for what in ("gold_right", "repeat_same"))
         median = float(np.median([row["seconds_client"] for row in votes]))
         failed = gold.count(False)
-        reasons = [f"{failed} gold pairs failed"] if failed >= GOLD_FAILS else []
-        reasons += [f"median time {median:.1f} s, below {minimum:g} s"] if median < minimum else []
+        reasons = [f"{failed} gold pairs failed"] if rule.gold_failed and failed >= rule.gold_failed else []
+        reasons += [f"median time {median:.1f} s, below {rule.median_seconds:g} s"] if median < rule.median_seconds else []
         numbers = {"votes": sum(row["kind"] == "main" for row in votes), "gold": len(gold), "gold failed": failed, "repeats": len(repeats)}
         found.append({"rater": rater} | numbers | {"repeats changed": repeats.count(False), "median seconds": median, "careless": "; ".join(reasons) or None})
     return sorted(found, key=lambda row: (row["careless"] is None, -row["gold failed"], -row["repeats changed"], row["rater"]))
 
 
 def without(rows: list[dict], raters: set[str]) -> dict | None:
-    """A pair's share without some raters, and by how much they moved it (paired: all votes but theirs stand in both); None where nobody is left."""
+    """A pair's share without some raters, by how much they moved it (paired: all votes but theirs stand in both), and the other main results without
+    them; None where nobody is left."""
     y, rater, question = (column(rows, name) for name in ("tuned_won", "rater", "question"))
     kept = ~np.isin(rater, sorted(raters))
     if not kept.any():
@@ -417,7 +458,14 @@ def without(rows: list[dict], raters: set[str]) -> dict | None:
     influence = np.where(kept, (y - rest["value"]) / kept.sum(), 0) - (y - y.mean()) / len(y)
     variance, df = glmm.spread(influence, rater, question)
     difference, half = rest["value"] - float(y.mean()), float(stats.t.ppf(0.975, df) * np.sqrt(variance))
-    return rest | {"difference": finite((difference, difference - half, difference + half)), "left out": len(np.unique(rater[~kept]))}
+    others = [row for row, stays in zip(rows, kept, strict=True) if stays]
+    return rest | {
+        "difference": finite((difference, difference - half, difference + half)),
+        "left out": len(np.unique(rater[~kept])),
+        "equal style": style(others)["controlled"]["share"],
+        "left": sides(others)["left"],
+        "alpha blind": agreement(others)["alpha blind"],
+    }
 
 
 def one_left_out(rows: list[dict]) -> dict | None:
@@ -490,15 +538,17 @@ def paper() -> list[dict]:
 def result(folder: Path) -> dict:
     """Everything in report.json. Raises UserError where there are no votes yet, or a file is not the one that the study was frozen with."""
     lock = frozen(folder)
+    if "careless" not in lock["settings"]:
+        raise UserError(f"{folder / 'study.lock.json'}: freezes no rule of who is careless, so it was made by an earlier version; use that one for its report")
     facts = {"study": lock["study"], "folder": str(folder), "questions left out": lock["questions"]["left out"]}
-    return facts | statistics(joined(folder), lock["simulated"], lock["settings"]["minimum_seconds"])
+    return facts | statistics(joined(folder), lock["simulated"], Careless(**lock["settings"]["careless"]))
 
 
-def statistics(rows: list[dict], simulated: bool, minimum: float) -> dict:
+def statistics(rows: list[dict], simulated: bool, rule: Careless) -> dict:
     pairs = by_pair(rows)
     if not pairs:
         raise UserError("there is no vote on a pair of answers yet; open the page with `make vote`, and run this again when people have voted")
-    everybody = attention(rows, minimum)
+    everybody = attention(rows, rule)
     careless = {row["rater"] for row in everybody if row["careless"]}
     main = [row for votes in pairs.values() for row in votes]
     gold, repeats = ([row for row in rows if row[what] is not None] for what in ("gold_right", "repeat_same"))
@@ -509,7 +559,7 @@ def statistics(rows: list[dict], simulated: bool, minimum: float) -> dict:
         "raters": len({row["rater"] for row in main}),
         "questions": len({row["question"] for row in main}),
         "ties": sum(row["tuned_won"] == 0.5 for row in main),
-        "minimum seconds": minimum,
+        "careless rule": str(rule),
         "pairs": {name: pair_of(votes, careless) for name, votes in pairs.items()},
         "sides": sides(main),
         "ranking": ranking(main),
@@ -533,6 +583,7 @@ def pair_of(votes: list[dict], careless: set[str]) -> dict:
     return {
         "selection": chosen,
         "mixed": mixed(votes, chosen["value"]),
+        "five": five(votes),
         "sides": sides(votes),
         "style": style(votes),
         "without careless": without(votes, careless),
@@ -544,340 +595,3 @@ def pair_of(votes: list[dict], careless: set[str]) -> dict:
             for y in [np.array([row["tuned_won"] for row in votes if row["rater"] == name])]
         ],
     }
-
-
-# ---------------------------------------------------------------- tables
-
-
-def shown(value: float, interval: list[float] | None) -> str:
-    return show((value, *interval), True) if interval else f"{100 * value:.1f} %"
-
-
-def shares(values: list[float] | None) -> str:
-    return show(values, True) if values else "–"
-
-
-def plain(values: list[float] | None, form: str = "+.2f") -> str:
-    return f"{values[0]:{form}} [{values[1]:{form}}, {values[2]:{form}}]" if values else "–"
-
-
-def of(found: dict | None) -> str:
-    return shown(found["value"], found["interval"]) if found else "–"
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def chance(p: float | None) -> str:
-    return "–" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}" if p > 1e-300 else "< 1e-300"
-
-
-def tables(found: dict) -> list[dict]:
-    """All tables as text, each {title, head, rows, notes}; `head` columns that end in an asterisk hold numbers."""
-    pairs, whose = found["pairs"], found["whose"]
-    made = []
-
-    def table(title: str, head: list[str], rows: list[list], *notes: str) -> None:
-        if rows:
-            made.append({"title": f"{title} ({whose})", "head": head, "rows": [[str(cell) for cell in row] for row in rows], "notes": [note for note in notes if note]})
-
-    few = [name for name, pair in pairs.items() if pair["selection"]["raters"] < FEW]
-    alike = [name for name, pair in pairs.items() if pair["selection"]["alike"]]
-    table(
-        "How often the tuned model was chosen",
-        ["pair", "chosen, 95 % interval*", "votes*", "raters*", "questions*", "ties*", "design effect*", "p*", "p, Holm*"],
-        [
-            [name, of(s), s["n"], s["raters"], s["questions"], of(s["ties share"]), number(s["design effect"]), chance(s["p"]), chance(s["p holm"])]
-            for name, s in ((name, pair["selection"]) for name, pair in pairs.items())
-        ],
-        "A tie is half a vote for each. The interval counts votes of one rater and votes on one question together (clustered, logit scale, Student's t); design effect: "
-        "how many times the variance of as many independent votes, below 1 only by chance. p: two-sided, of no preference; Holm: for the number of pairs.",
-        f"Fewer than {FEW} raters: {', '.join(few)}. Such intervals are a rough guide." if few else "",
-        f"All raters alike: {', '.join(alike)}. There the interval is Wilson's with raters in the place of votes." if alike else "",
-    )
-    table(
-        "The same by other methods",
-        ["pair", "by rater alone, t(G - 1)*", "Wilson, if votes were independent*", "exact binomial, if independent, without ties*", "exact p*"],
-        [
-            [name, shown(s["value"], s["by rater alone"]) if s["by rater alone"] else "–", shown(s["value"], s["wilson"]), shares(s["exact"]), chance(s["exact p"])]
-            for name, s in ((name, pair["selection"]) for name, pair in pairs.items())
-        ],
-        "Wilson's and the exact interval are too narrow as far as raters differ from each other: see the design effect.",
-    )
-    ours = {name.partition("+")[0].partition("@")[0]: name for name in reversed(pairs)}
-    table(
-        "Beside the paper's Table 5",
-        ["model", "the paper's*", "if design effect 1.5*", "if design effect 3.5*", f"here ({whose})*"],
-        [
-            [
-                row["run"],
-                *(shown(row["value"], row["wilson"][str(effect)]) for effect in DESIGN_EFFECTS),
-                of(pairs[ours[row["run"]]]["selection"]) if row["run"] in ours else "not voted on",
-            ]
-            for row in found["paper"]
-        ],
-        f"The paper gives 2,000 votes over three pairs on 500 questions, and neither votes per pair nor raters: {PAPER_VOTES} votes a pair is an assumption (an equal "
-        "split), and the intervals are Wilson's on that number divided by the design effect. 1.5 and 3.5 are assumptions too: 100 raters of equal activity, and a few "
-        "who cast most votes.",
-    )
-    table(
-        "Mixed model: raters and questions as random intercepts",
-        ["pair", "model", "typical rater and question*", "over all*", "less the raw share, points*", "sd of raters*", "sd of questions*", "votes*"],
-        [
-            [
-                name,
-                m["model"],
-                shares(m["typical"]),
-                shares(m["over all"]),
-                f"{100 * m['changes']:+.1f}",
-                *(number(m["sds"].get(k)) for k in ("rater", "question")),
-                m["n"],
-            ]
-            if m["typical"]
-            else [name, m["model"], m["note"], "–", "–", "–", "–", m["n"]]
-            for name, m in ((name, pair["mixed"]) for name, pair in pairs.items())
-        ],
-        *dict.fromkeys(pair["mixed"]["note"] for pair in pairs.values() if pair["mixed"]["typical"] and pair["mixed"]["note"]),
-        "Laplace approximation (eval/glmm.py), Wald intervals; sds on the logit scale. Over all: the typical logit averaged over raters and questions, the quantity "
-        "that the raw share estimates.",
-    )
-    everywhere = {"all pairs": found["sides"]} if len(pairs) > 1 else {}
-    table(
-        "Sides",
-        ["pair", "left was chosen*", "votes that are no tie*", "tuned shown left*", "effect of standing left, logit*", "chosen with sides equal*"],
-        [
-            [name, of(s["left"]), s["left"]["n"] if s["left"] else 0, of(s["tuned shown left"]), plain(s["effect"]), shares(s["level"])]
-            for name, s in ({name: pair["sides"] for name, pair in pairs.items()} | everywhere).items()
-        ],
-        "On phones, left is above. 50 %: no bias. The effect is of the tuned answer standing left instead of right.",
-    )
-    table(
-        "What is left at equal style",
-        [
-            "pair",
-            "chosen*",
-            "chosen at equal style*",
-            "explained by style, logit*",
-            "part of the logit left*",
-            f"votes within {NEAR:g} of equal on all*",
-            "chosen among these*",
-        ],
-        [
-            [
-                name,
-                shares(s["raw"]["share"]),
-                shares(s["controlled"]["share"]),
-                plain(s["difference"]),
-                plain(s["left"], ".2f"),
-                f"{s['near zero on all']} of {s['n']}",
-                of(s["share there"]),
-            ]
-            for name, s in ((name, pair["style"]) for name, pair in pairs.items())
-        ],
-        "logit P(tuned wins) on uncentred style differences, tuned less base, as (t - o) / (t + o), counted before emoji were removed; at equal style all are 0. "
-        "A weak prior (standard deviation 5) keeps it finite. Where few pairs of answers are of equal style, it is extrapolated.",
-        *(f"{name}: {note}." for name, pair in pairs.items() for note in pair["style"]["notes"]),
-    )
-    table(
-        "Style differences and their effects",
-        ["pair", "measure", "mean difference*", "tuned has more*", "equal*", "tuned has fewer*", f"within {NEAR:g} of equal*", "effect, logit*"],
-        [
-            [name, row["measure"], f"{row['mean']:+.2f}", *(f"{100 * row[k] / row['n']:.0f} %" for k in ("more", "equal", "fewer", "near")), plain(row["effect"])]
-            for name, pair in pairs.items()
-            for row in pair["style"]["measures"]
-        ],
-        "Shares of votes, not of questions; these describe the answers that were shown and carry no interval.",
-    )
-    ranked = found["ranking"]
-    bound = lambda x: "unbounded" if x is None else f"{x:+.2f}"  # noqa: E731
-    controlled = ranked["controlled"] or {}
-    table(
-        "Bradley-Terry strengths",
-        ["model", "strength, logit*", "at equal style*", "votes*"],
-        [
-            [row["model"], f"{row['strength']:+.2f} [{bound(row['interval'][0])}, {bound(row['interval'][1])}]", plain(controlled.get(row["model"])), row["n"]]
-            for row in ranked["models"] or []
-        ]
-        or [["–", ranked["note"], "–", "–"]],
-        f"Mean 0; ties half; intervals by resampling raters, {RESAMPLES:,} times. With two models it repeats the first table on another scale."
-        if ranked["models"]
-        else "",
-    )
-    table(
-        "Agreement where several raters saw one item",
-        ["pair", "alpha, blind labels*", "alpha, models as labels*", "raw agreement*", "Gwet's AC1*", "items*", "votes*"],
-        [
-            [name, *(plain(a[k], ".2f") for k in ("alpha blind", "alpha models")), shares(a["raw"]), plain(a["ac1"], ".2f"), a["items"], a["votes"]]
-            for name, a in found["agreement"].items()
-        ],
-        "Krippendorff's nominal alpha; intervals by resampling items. Raters are blind, so blind labels (a or b, random for each item) measure reliability; "
-        "with models as labels alpha is near 0 whenever one model nearly always wins, however well raters agree.",
-    )
-    checks = found["attention"]
-    table(
-        "Attention and careless raters",
-        ["pair", "all raters*", "without careless*", "difference*", "raters left out*"],
-        [
-            [name, of(pair["selection"]), of(w), show(w["difference"], True, True) if w and w["left out"] else "–", w["left out"] if w else "all"]
-            for name, pair in pairs.items()
-            for w in [pair["without careless"]]
-        ],
-        f"Rule, fixed before data: {GOLD_FAILS} gold pairs failed or more, or a median time below {found['minimum seconds']:g} s by the browser's clock.",
-        *(f"{what}: {of(checks[k])} of {checks[k]['n']}." for k, what in CHECKS.items() if checks[k]),
-    )
-    table(
-        "Raters who failed a check",
-        ["rater", "votes*", "gold failed*", "repeats changed*", "median seconds*", "left out because"],
-        [
-            [
-                row["rater"][:8],
-                row["votes"],
-                f"{row['gold failed']} of {row['gold']}",
-                f"{row['repeats changed']} of {row['repeats']}",
-                f"{row['median seconds']:.1f}",
-                row["careless"] or "kept",
-            ]
-            for row in checks["raters"]
-            if row["careless"] or row["gold failed"] or row["repeats changed"]
-        ],
-    )
-    table(
-        "Subgroups",
-        ["pair", "question", "answer", "chosen*", "votes*", "raters*"],
-        [[name, row["key"], row["answer"], of(row), row["n"], row["raters"]] for name, pair in pairs.items() for row in pair["subgroups"]],
-        "Raters chose to answer so; nothing is adjusted for the number of groups looked at. A difference between groups is a question for a new study.",
-    )
-    table(
-        "Each rater left out in turn",
-        ["pair", "all*", "lowest*", "highest*", "raters*", "most influential", "of their votes for tuned*", "without them*"],
-        [
-            [
-                name,
-                *(f"{100 * o[k]:.1f} %" for k in ("all", "low", "high")),
-                o["raters"],
-                o["most"][:8],
-                f"{100 * o['own']:.1f} % of {o['votes']}",
-                f"{100 * o['without']:.1f} %",
-            ]
-            for name, pair in pairs.items()
-            for o in [pair["one rater left out"]]
-            if o
-        ],
-        "A range over raters, no interval: the first table has that.",
-    )
-    table(
-        "Time per vote",
-        ["position in the session", "median seconds*", "votes*", "raters*"],
-        [
-            [row["positions"], plain([row["value"], *row["interval"]], ".1f") if row["interval"] else f"{row['value']:.1f}", row["n"], row["raters"]]
-            for row in found["times"]
-        ],
-        "Seconds between showing and choosing, by the server's clock; intervals by resampling raters.",
-    )
-    return made
-
-
-# ---------------------------------------------------------------- figures
-
-
-def figures(found: dict, folder: Path) -> dict[str, str]:
-    """Writes shares, raters and times as .svg and .png; returns what each shows."""
-    whose, pairs = found["whose"], found["pairs"]
-    rows = [(f"{row['run']} (the paper)", row["value"], row["wilson"]["1.0"], row["wilson"]["3.5"], ORANGE) for row in reversed(found["paper"])]
-    rows += [(name, pair["selection"]["value"], pair["selection"]["wilson"], pair["selection"]["interval"], BLUE) for name, pair in reversed(pairs.items())]
-    fig, axes = canvas(1, 1, (7, 1.3 + 0.36 * len(rows)))
-    axis = axes[0, 0]
-    for y, (_, value, narrow, wide, colour) in enumerate(rows):
-        axis.plot([100 * x for x in wide], [y, y], color=colour, lw=1.4, solid_capstyle="butt")
-        axis.plot([100 * x for x in narrow], [y, y], color=colour, lw=5, alpha=0.35, solid_capstyle="butt")
-        axis.plot([100 * value], [y], "o", color=colour, ms=6)
-    axis.axvline(50, color="#777777", lw=0.8)
-    axis.set_xlim(0, 100)
-    axis.set_yticks(range(len(rows)), [row[0] for row in rows])
-    axis.set_ylim(-0.7, len(rows) - 0.3)
-    axis.set_xlabel("tuned model chosen, %, 95 % intervals\nthick: Wilson's, if votes were independent; thin: clustered (paper: design effect 3.5)")
-    axis.set_title(f"{found['study']}: how often the tuned model was chosen ({whose})", loc="left", fontsize=10)
-    save(fig, folder / "shares")
-
-    fig, axes = canvas(1, len(pairs), (max(4.5, 3.4 * len(pairs)), 3.2))
-    for axis, (name, pair) in zip(axes.flat, pairs.items(), strict=True):
-        ranked = sorted(pair["shares of raters"], key=lambda row: row["value"])
-        for careless, colour in ((False, BLUE), (True, VERMILLION)):
-            mine = [(x, row) for x, row in enumerate(ranked, 1) if row["careless"] == careless]
-            axis.scatter([x for x, _ in mine], [100 * row["value"] for _, row in mine], [3 * row["n"] for _, row in mine], color=colour, alpha=0.6, lw=0)
-        axis.axhline(100 * pair["selection"]["value"], color="#777777", lw=0.8)
-        axis.set_ylim(-4, 104)
-        axis.set_title(name, loc="left", fontsize=9)
-        axis.set_xlabel("raters in order; area: votes")
-    axes[0, 0].set_ylabel("tuned model chosen, %")
-    axes[0, 0].set_title(f"{next(iter(pairs))}; orange-red: careless" if found["attention"]["careless"] else next(iter(pairs)), loc="left", fontsize=9)
-    fig.suptitle(f"{found['study']}: each rater ({whose})", fontsize=10, x=0.01, ha="left")
-    save(fig, folder / "raters")
-
-    bins = [row for row in found["times"] if row["positions"] != "all"]
-    fig, axes = canvas(1, 1, (4.5, 3))
-    axis = axes[0, 0]
-    for x, row in enumerate(bins):
-        if row["interval"]:
-            axis.plot([x, x], row["interval"], color=GREEN, lw=2)
-        axis.plot([x], [row["value"]], "o", color=GREEN, ms=6)
-    axis.set_xticks(range(len(bins)), [row["positions"] for row in bins])
-    axis.set_ylim(bottom=0)
-    axis.set_xlabel("position in the session")
-    axis.set_ylabel("median seconds per vote")
-    axis.set_title(f"{found['study']}: time ({whose})", loc="left", fontsize=10)
-    save(fig, folder / "times")
-    return {
-        "shares": f"How often the tuned model of each pair was chosen, with intervals, beside the paper's Table 5 ({whose})",
-        "raters": f"Each rater's share of votes for the tuned model, in order ({whose})",
-        "times": f"Median seconds per vote by position, 95 % intervals ({whose})",
-    }
-
-
-def votes_for_judge(folder: Path, rows: list[dict], simulated: bool) -> list[str]:
-    """Writes out/<run>/votes.jsonl of each run for `make judge`; returns what is to be said of it. The folder of a study is out/votes/NAME."""
-    said = []
-    for run, votes in by_pair(rows).items():
-        place = folder.resolve().parent.parent / run
-        if simulated:
-            said.append(f"{run}: no votes.jsonl for `make judge`, which would take simulated raters for people")
-        elif not place.is_dir():
-            said.append(f"{run}: no votes.jsonl for `make judge`: there is no folder {place}")
-        else:
-            names = {0.0: "base", 0.5: "tie", 1.0: "tuned"}
-            write_jsonl(place / "votes.jsonl", [{"id": row["question"], "preferred": names[row["tuned_won"]]} for row in votes])
-            said.append(f"{place / 'votes.jsonl'}: {len(votes)} votes, for `make judge`")
-    return said
-
-
-def write(folder: Path) -> dict:
-    """Computes and writes the report of a study."""
-    found = result(folder)
-    figure = figures(found, folder)
-    values = {"found": found, "tables": tables(found)}
-    here = Path(__file__).parent
-    markdown = templates(here, False).get_template("votes_report.md.j2")
-    write_text(folder / "report.md", markdown.render(**values, figures=[(f"{name}.svg", alt) for name, alt in figure.items()]))
-    page = templates(here, True).get_template("votes_report.html.j2")
-    pictures = [(embedded(read_text(folder / f"{name}.svg", "a figure")), alt) for name, alt in figure.items()]
-    write_text(folder / "report.html", page.render(**values, figures=pictures))
-    said = votes_for_judge(folder, joined(folder), found["simulated"])
-    write_json(folder / "report.json", found)
-    print(f"{found['study']} ({found['whose']}): {found['votes']:,} votes of {found['raters']} raters on {found['questions']} questions")
-    for name, pair in found["pairs"].items():
-        s = pair["selection"]
-        print(f"{name}: tuned model chosen {of(s)}, {s['n']} votes, {s['ties']} ties; at equal style {shares(pair['style']['controlled']['share'])}")
-    print("\n".join(said))
-    print(f"{folder / 'report.html'}, .md and .json")
-    return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="out/votes/NAME")
-    write(parser.parse_args().folder)
-
-
-if __name__ == "__main__":
-    entry(main)

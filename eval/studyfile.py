@@ -86,21 +86,29 @@ class Ask(Strict):
         return self
 
 
-class Study(Strict):
+class Careless(Strict):
+    """Who is left out of the results that the report shows beside those of everybody."""
+
+    gold_failed: Count | None
+    median_seconds: Annotated[float, Field(ge=0)]
+
+    def __str__(self) -> str:
+        rules = [f"{self.gold_failed} gold pairs failed or more"] if self.gold_failed else []
+        rules += [f"a median time below {self.median_seconds:g} s by the browser's clock"] if self.median_seconds else []
+        return ", or ".join(rules) or "nobody is careless"
+
+
+class Sessions(Strict):
+    """What every study has whose raters come to a page, and all that the sessions of `eval.votes.Store` need but what `Study` adds."""
+
     name: Name
-    runs: Annotated[list[Name], Field(min_length=1)]
-    questions: Count | None
     seed: int
     votes_per_item: Count
     per_rater: Count
-    common: Annotated[float, Field(ge=0, le=1)]
     task: Text
-    ties: bool
-    scale: Literal["choice", "five"]
-    emoji: Literal["removed", "kept"]
     markdown: Literal["text", "rendered"]
     gold_every: Count
-    repeats: Annotated[int, Field(ge=0)]
+    careless: Careless
     minimum_seconds: Annotated[float, Field(ge=0)]
     reserve_minutes: Annotated[float, Field(gt=0)]
     password_env: Environment | None
@@ -112,32 +120,19 @@ class Study(Strict):
     # After the questionnaire, whose keys and options it names.
     quotas: dict[str, dict[str, Annotated[float, Field(gt=0, lt=1)]]]
 
-    @field_validator("runs")
-    @classmethod
-    def runs_once(cls, runs: list[str]) -> list[str]:
-        unique(runs, "run")
-        return runs
-
     @field_validator("questionnaire")
     @classmethod
     def keys_once(cls, asks: list[Ask]) -> list[Ask]:
         unique([ask.key for ask in asks], "key")
         return asks
 
-    @field_validator("quiz", "gold")
+    @field_validator("quiz", "gold", check_fields=False)  # eval.collect has no gold
     @classmethod
     def questions_once(cls, entries: list) -> list:
         unique([one.question for one in entries], "question")
         return entries
 
-    @field_validator("repeats")
-    @classmethod
-    def repeats_fit(cls, repeats: int, info: ValidationInfo) -> int:
-        if repeats >= info.data.get("per_rater", math.inf):
-            raise ValueError(f"{repeats} items cannot be repeated when a rater sees {info.data['per_rater']}")
-        return repeats
-
-    @field_validator("gold")
+    @field_validator("gold", check_fields=False)
     @classmethod
     def gold_suffices(cls, gold: list[Gold], info: ValidationInfo) -> list[Gold]:
         if {"per_rater", "gold_every"} <= set(info.data):
@@ -160,23 +155,46 @@ class Study(Strict):
                 raise ValueError(f"the shares of {key!r} add up to {sum(shares.values()):g}: the study could never be filled")
         return quotas
 
-    @property
-    def checks(self) -> int:
-        """Gold and repeated items of a rater who goes to the end."""
-        return self.per_rater // self.gold_every + self.repeats
-
     def settings(self) -> dict:
         """What the study is frozen with: everything but where secrets are read from."""
         return self.model_dump(exclude=OPERATIONAL)
 
 
-def load(path: Path = PATH) -> Study:
+class Study(Sessions):
+    runs: Annotated[list[Name], Field(min_length=1)]
+    questions: Count | None
+    common: Annotated[float, Field(ge=0, le=1)]
+    ties: bool
+    scale: Literal["choice", "five"]
+    emoji: Literal["removed", "kept"]
+    repeats: Annotated[int, Field(ge=0)]
+
+    @field_validator("runs")
+    @classmethod
+    def runs_once(cls, runs: list[str]) -> list[str]:
+        unique(runs, "run")
+        return runs
+
+    @field_validator("repeats")
+    @classmethod
+    def repeats_fit(cls, repeats: int, info: ValidationInfo) -> int:
+        if repeats >= info.data.get("per_rater", math.inf):
+            raise ValueError(f"{repeats} items cannot be repeated when a rater sees {info.data['per_rater']}")
+        return repeats
+
+    @property
+    def checks(self) -> int:
+        """Gold and repeated items of a rater who goes to the end."""
+        return self.per_rater // self.gold_every + self.repeats
+
+
+def load(path: Path = PATH, model: type[Sessions] = Study) -> Sessions:
     """The study of a file. Raises UserError that names every fault."""
     values = read_yaml(path, "the design of a study")
     try:
-        return Study(**values)
+        return model(**values)
     except ValidationError as error:
-        raise UserError(f"{path}: " + "; ".join(map(fault, error.errors()))) from None
+        raise UserError(f"{path}: " + "; ".join(fault(one, model) for one in error.errors())) from None
     except TypeError as error:  # a key that is no string
         raise UserError(f"{path}: {error}") from None
 
@@ -188,10 +206,9 @@ def inner(annotation: object) -> type[BaseModel] | None:
     return next(filter(None, map(inner, get_args(annotation))), None)
 
 
-def fault(error: dict) -> str:
+def fault(error: dict, model: type[BaseModel] = Study) -> str:
     where, message = ".".join(map(str, error["loc"])), error["msg"]
     if error["type"] == "extra_forbidden":
-        model = Study
         for part in error["loc"][:-1]:
             model = inner(model.model_fields[part].annotation) if isinstance(part, str) else model
         return f"unknown key {where} ({nearest(str(error['loc'][-1]), model.model_fields)})"
@@ -210,6 +227,8 @@ def main() -> None:
     print(f"{args.study}: study {study.name!r}; pairs: {', '.join(study.runs)}; {len(study.questionnaire)} questions on the rater, {len(study.quiz)} of a quiz")
     golds = study.per_rater // study.gold_every
     print(f"each rater sees at most {study.per_rater} items, {golds} of {len(study.gold)} gold pairs, and {study.repeats} repeated")
+    never = " (never: no rater sees so many)" if (study.careless.gold_failed or 0) > golds else ""
+    print(f"careless, and left out of the results shown beside those of everybody: {study.careless}{never}")
 
 
 if __name__ == "__main__":

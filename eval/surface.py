@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datagen.emojis import blank, found
 from datagen.files import UserError, entry, read_jsonl
 
 RESAMPLES, SEED = 10_000, 1
@@ -35,8 +36,6 @@ FORMAL = re.compile(
     r"|considerably|numerous|various|therefore|nevertheless|inquiry|upon request|good day|greetings|assistance|assist you)\b",
     re.IGNORECASE,
 )
-# Pictographs, dingbats, and what joins them; letters, digits and ordinary punctuation of any script are outside.
-EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2764]")
 
 
 def plain(text: str) -> str:
@@ -49,7 +48,7 @@ def words(text: str) -> int:
 
 def asks_back(text: str) -> bool:
     """Whether the answer ends in a question, emoji after it not counted."""
-    return EMOJI.sub("", text).replace("\ufe0f", "").rstrip(" \n\t\"'”)*").endswith("?")
+    return blank(text).rstrip(" \n\t\"'”)*").endswith("?")
 
 
 def per_100_words(pattern: re.Pattern) -> Callable[[str], float]:
@@ -69,7 +68,7 @@ MEASURES = [
     Measure("contractions per 100 words", per_100_words(CONTRACTION), False),
     Measure("first person per 100 words", per_100_words(FIRST_PERSON), False),
     Measure("ends with a question back", asks_back, True),
-    Measure("has an emoji", lambda text: bool(EMOJI.search(text)), True),
+    Measure("has an emoji", lambda text: bool(found(text)), True),
     Measure("has markdown (lists, bold, headings)", lambda text: bool(MARKDOWN.search(text)), True),
 ]
 
@@ -78,7 +77,7 @@ def friendliness(text: str) -> int:
     """Signs of talk between friends minus signs of an office letter; each sign counts once, from -3 to +5."""
     text = plain(text)
     ai = bool(AI.search(text))
-    friend = [CONTRACTION.search(text), FIRST_PERSON.search(text) and not ai, INTERJECTION.search(text) or "!" in text, asks_back(text), EMOJI.search(text)]
+    friend = [CONTRACTION.search(text), FIRST_PERSON.search(text) and not ai, INTERJECTION.search(text) or "!" in text, asks_back(text), found(text)]
     office = [ai, FORMAL.search(text), MARKDOWN.search(text)]
     return sum(map(bool, friend)) - sum(map(bool, office))
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
+from datagen.emojis import EMOJI
 from datagen.files import UserError, canonical, entry, sha256
 from datagen.traits.contrast import Pair, read, turns
-from eval.plain import EMOJI
 from eval.surface import AI, MARKDOWN, plain
 
 WORD = re.compile(r"[^\W_]+(?:['&][^\W_]+)*")

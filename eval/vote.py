@@ -14,6 +14,7 @@ shows the organiser's panel, which does nothing without the token (STUDY_ADMIN_T
   those that turn the writing direction around are removed. A Content-Security-Policy keeps the browser from fetching anything from elsewhere.
 - Nothing of a rater lies in gr.State, which is lost with the process: the browser keeps a random id, the store the rest. The secret that Gradio
   encrypts that id with is published by the page itself: the id is a bearer's token and says nothing.
+- Where the environment names a private data set of the Hub (VOTES_REPO), events are fetched from it and kept in it: see eval.hub, and eval.space for a Space.
 - Votes do without Gradio's queue, which lets one through at a time.
 """
 
@@ -24,22 +25,28 @@ import json
 import os
 import re
 import secrets
+import signal
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datagen.files import UserError, entry, read_json, sha256
-from eval import studyfile
+from eval import hub, studyfile
 from eval.ballot import check_settings
 from eval.votes import Ballot, Refused, Store, choices, invites
 
 if TYPE_CHECKING:
     import gradio
 
+    from eval.studyfile import Sessions
+
 CSS, JS = (Path(__file__).with_name(f"vote.{kind}") for kind in ("css", "js"))
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]  # of the rater's own machine: none is fetched
-# What the page needs of Gradio's server; the rest (uploads, files, proxy, monitoring, …) answers 404.
-SERVED = ("/", "/config", "/info", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/gradio_api/info", "/gradio_api/startup-events")
+# What the page needs of Gradio's server; the rest (uploads, files, proxy, monitoring, …) answers 404. After a lost connection the page asks for app_id until there
+# is an answer, and only then goes on.
+SERVED = ("/", "/config", "/info", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/gradio_api/info", "/gradio_api/startup-events", "/gradio_api/app_id")
 SERVED_BELOW = ("/assets/", "/static/", "/svelte/", "/gradio_api/run/", "/gradio_api/api/", "/gradio_api/heartbeat/")
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
@@ -56,7 +63,8 @@ TEMPLATE = str.maketrans({"$": "&#36;", "{": "&#123;", "}": "&#125;", "`": "&#96
 
 KEYS = {"left": "1", "tie": "0", "right": "2", -2: "1", -1: "2", 0: "3", 1: "4", 2: "5"}
 LABELS = {"left": "Answer 1", "tie": "No difference", "right": "Answer 2"}
-LABELS |= {-2: "Answer 1, clearly", -1: "Answer 1, rather", 0: "No difference", 1: "Answer 2, rather", 2: "Answer 2, clearly"}
+# Of five points: words that fit beside four others on a phone.
+LABELS |= {-2: "Answer 1, clearly", -1: "Answer 1, rather", 0: "Both alike", 1: "Answer 2, rather", 2: "Answer 2, clearly"}
 SAID = {
     "ok": "",
     "duplicate": "That vote was counted before; here is the next pair.",
@@ -68,10 +76,11 @@ ENDS = {
     "ended": "Thank you for your interest. The study ends here for you: it needs no more people who answered as you did.",
     "failed": "Thank you for your time. The quiz was not answered as the study needs it, so it ends here for you.",
     "withdrawn": "Your votes have been withdrawn and will not be used. Thank you.",
-    "paused": "The study is paused. What you did is saved; please come back later.",
+    "paused": "The study is paused. What you did is saved; please come back later with this browser.",
     "done": "Thank you! There is nothing more for you to judge at present. All your votes are saved.",
     "break": "Your votes are saved. You may close this page and come back to it with this browser at any time.",
 }
+HEADINGS = {"break": "A break", "paused": "A pause"}
 # Panels are shown and hidden by `data-stage` (vote.js, vote.css): what Gradio 6.10 mounts late, it leaves blank.
 PANELS = ("consent", "questions", "quiz", "ballot", "end")
 
@@ -140,24 +149,57 @@ def client_facts(text: str) -> dict:
     return {key: value[key] for key in ("seconds", "layout", "input") if isinstance(value, dict) and isinstance(value.get(key), int | float | str)}
 
 
-def build(store: Store, simulated: bool = False) -> "gradio.Blocks":
-    """The page. All handlers end in `show`, which asks the store where the rater stands."""
+@dataclass(frozen=True)
+class Task:
+    """What raters do between quiz and end; all around it is the same on every page. `eval.detect` and `eval.collect` have tasks of their own."""
+
+    title: str
+    files: str  # <files>.css and <files>.js beside those of this page; "" for none
+    shown: Callable[[Ballot], str]  # what store.next gives, as HTML: one element with id pair and a new data-shown
+    controls: Callable[[], dict[str, tuple]]  # makes the bar; of each handler's name (its button, what it does with (rater, token, facts): the words for the rater)
+    facts: str  # JavaScript: what the browser says with a control
+    below: str  # HTML under the bar
+    done: str  # what the rater makes, in the plural
+    ends: dict[str, str]  # the words of each end
+
+
+def voting(store: Store) -> Task:
+    """To choose one of two answers."""
     import gradio as gr
 
-    study = store.study
+    every = choices(store.study)
+
+    def voted(choice, rater, token, facts):
+        return SAID[store.cast(rater, token, choice, **client_facts(facts))]
+
+    def controls():
+        buttons = {choice: gr.Button(LABELS[choice], elem_id=f"vote-{KEYS[choice]}", elem_classes="vote", min_width=0) for choice in every}
+        return {f"vote-{KEYS[choice]}": (button, functools.partial(voted, choice)) for choice, button in buttons.items()}
+
+    below = f'<span class="keys">Keys: {", ".join(KEYS[choice] for choice in every)}, or the arrows left and right. </span>'
+    shown = functools.partial(ballot_html, how=store.study.markdown)
+    return Task("Which answer sounds more like a person?", "", shown, controls, "window.ballot.facts()", below, "votes", ENDS)
+
+
+def build(store: Store, simulated: bool = False, task: Task | None = None) -> "gradio.Blocks":
+    """The page. All handlers end in `show`, which asks the store where the rater stands. Without a task, it is to vote."""
+    import gradio as gr
+
+    study, task = store.study, task or voting(store)
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     hidden = {"elem_classes": "never", "interactive": True}
     panel = lambda name: gr.Column(elem_id=f"panel-{name}")  # noqa: E731
-    with gr.Blocks(title="Which answer sounds more like a person?", analytics_enabled=False) as page:
+    with gr.Blocks(title=task.title, analytics_enabled=False) as page:
         who = gr.BrowserState("", storage_key=f"votes-{study.name}", secret=sha256(f"votes-{study.name}")[:16])
         token, facts, invite = (gr.Textbox("", label=name, elem_id=name, **hidden) for name in ("token", "facts", "invite"))
         gr.HTML(f"<h1>{html.escape(study.task).translate(TEMPLATE)}</h1>")
         if simulated:
-            gr.HTML(paragraph("This study is made for simulated raters: no vote in it is a person's opinion."))
+            gr.HTML(paragraph(f"This study is made for simulated raters: none of its {task.done} is a person's."))
         note, stage = gr.HTML("", elem_id="note"), gr.HTML("", elem_classes="never")
         with panel("consent"):
             gr.HTML(f"<h2>Before you begin</h2>{inert(study.consent, 'rendered')}")
-            password = gr.Textbox(label="Password of the study", type="password", visible=bool(study.password_env and os.environ.get(study.password_env)), max_length=200)
+            locked = bool(study.password_env and os.environ.get(study.password_env))
+            password = gr.Textbox(label="Password of the study", type="password", visible=locked, max_length=200, elem_id="password")
             agree = gr.Button("I have read this and agree to take part", variant="primary", elem_classes="go")
         with panel("questions"):
             gr.HTML("<h2>About you</h2>")
@@ -170,19 +212,15 @@ def build(store: Store, simulated: bool = False) -> "gradio.Blocks":
         with panel("ballot"):
             progress, pair = gr.HTML(""), gr.HTML("")
             with gr.Row(elem_id="bar"):
-                buttons = {
-                    choice: gr.Button(f"{KEYS[choice]} · {LABELS[choice]}", elem_id=f"vote-{KEYS[choice]}", elem_classes="vote", min_width=0) for choice in choices(study)
-                }
-            gr.HTML(
-                f"<p>Keys: {', '.join(KEYS[choice] for choice in choices(study))}, or the arrows left and right. You may close this page at any time and go on later.</p>"
-            )
+                controls = task.controls()
+            gr.HTML(f"<p>{task.below}You may close this page at any time and go on later.</p>")
             stop = gr.Button("Stop here for now", size="sm", elem_id="stop")
         with panel("end"):
             farewell = gr.HTML("")
             onward = gr.Button("Go on", variant="primary", elem_classes="go", elem_id="onward")
-        with panel("leave"), gr.Accordion("Withdraw your votes", open=False):
+        with panel("leave"), gr.Accordion(f"Withdraw your {task.done}", open=False):
             code = gr.Textbox(label="Your withdrawal code", max_length=40)
-            withdraw = gr.Button("Withdraw all my votes", size="sm")
+            withdraw = gr.Button(f"Withdraw all my {task.done}", size="sm")
         with panel("organiser"):
             gr.HTML("<h2>Organiser</h2>")
             secret = gr.Textbox(label="Organiser's token", type="password", max_length=200)
@@ -200,11 +238,11 @@ def build(store: Store, simulated: bool = False) -> "gradio.Blocks":
                 at = "ballot" if seen else "done"
             out = {who: rater, note: paragraph(said), token: "", progress: "", pair: "", farewell: ""}
             if seen:
-                out |= {token: seen.token, progress: progress_html(seen.position, seen.total), pair: ballot_html(seen, study.markdown)}
+                out |= {token: seen.token, progress: progress_html(seen.position, seen.total), pair: task.shown(seen)}
             if at not in PANELS:
                 code = store.code(rater) if at in ("done", "break", "paused") else None
                 kept = f"<p>Your withdrawal code, should you change your mind: <code>{code}</code>. Please write it down.</p>" if code else ""
-                out[farewell] = f"<h2>{'A break' if at == 'break' else 'The end'}</h2><p>{ENDS[at]}</p>{kept}"
+                out[farewell] = f"<h2>{HEADINGS.get(at, 'The end')}</h2><p>{task.ends[at]}</p>{kept}"
             return out | {stage: f'<div id="stage" data-stage="{at if at in PANELS else f"end {at}"}"></div>'}
 
         outputs = [who, token, note, stage, progress, pair, farewell]
@@ -233,13 +271,13 @@ def build(store: Store, simulated: bool = False) -> "gradio.Blocks":
             passed = store.quiz(rater, list(values[:-1]))
             return show(rater, "" if passed or store.stage(rater) != "quiz" else "Not all of that was right. Please read the questions again; there is one more try.")
 
-        def voted(choice, rater, token, facts, _):
-            return show(rater, SAID[store.cast(rater, str(token), choice, **client_facts(facts))])
+        def done(act, rater, token, facts, _):
+            return show(rater, act(rater, str(token), str(facts)))
 
         def withdrawn(rater, code, at):
             if not store.withdraw(str(code)[:40], at):
                 return show(rater, "This code is not known. Please check it.")
-            return show(rater, "The votes with this code have been withdrawn.")
+            return show(rater, f"The {task.done} with this code have been withdrawn.")
 
         def organised(action, rater, secret, at):
             try:
@@ -259,9 +297,9 @@ def build(store: Store, simulated: bool = False) -> "gradio.Blocks":
         )
         answered.click(guarded(told), [who, *answers], outputs, api_name="answer", **quiet)
         tested.click(guarded(quizzed), [who, *tried], outputs, api_name="quiz", **quiet)
-        for choice, button in buttons.items():
-            js = "(who, token) => [who, token, window.ballot.facts()]"
-            button.click(guarded(functools.partial(voted, choice)), [who, token, facts], outputs, js=js, api_name=f"vote-{KEYS[choice]}", **quiet)
+        for name, (button, act) in controls.items():
+            js = f"(who, token) => [who, token, {task.facts}]"
+            button.click(guarded(functools.partial(done, act)), [who, token, facts], outputs, js=js, api_name=name, **quiet)
         stop.click(guarded(lambda rater, _: show(rater, instead="break")), [who], outputs, api_name="stop", **quiet)
         onward.click(guarded(lambda rater, _: show(rater)), [who], outputs, api_name="go-on", **quiet)
         withdraw.click(guarded(withdrawn), [who, code], outputs, api_name="withdraw", **quiet)
@@ -304,15 +342,16 @@ class Gate:
         await guarded({"type": "http.response.body", "body": b"not found"})
 
 
-def options() -> dict:
-    """What `launch` is given but for host and port."""
+def options(files: str = "") -> dict:
+    """What `launch` is given but for host and port. files: as in Task."""
     import gradio as gr
     from starlette.middleware import Middleware
 
+    css, js = (path.read_text(encoding="utf-8") + (path.with_name(files + path.suffix).read_text(encoding="utf-8") if files else "") for path in (CSS, JS))
     return {
         "theme": gr.themes.Base(primary_hue="blue", font=FONTS, font_mono=["ui-monospace", "Consolas", "monospace"]),
         # not as `css`: Gradio puts its own container before each selector, and the stage stands at <html>
-        "head": f"<style>{CSS.read_text(encoding='utf-8')}</style><script>{JS.read_text(encoding='utf-8')}</script>",
+        "head": f"<style>{css}</style><script>{js}</script>",
         "app_kwargs": {"middleware": [Middleware(Gate)]},
         "share": False, "ssr_mode": False, "pwa": False, "mcp_server": False, "enable_monitoring": False, "footer_links": [], "max_file_size": "1kb",
         "show_error": False, "quiet": True,
@@ -326,36 +365,54 @@ def quiet_gradio() -> None:
     os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / f"gradio-{os.getuid()}"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="out/votes/NAME, frozen by eval.ballot")
-    parser.add_argument("--study", type=Path, default=studyfile.PATH)
+def arguments(about: str, folder: str, study: Path) -> argparse.Namespace:
+    """The command line of a page."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("folder", type=Path, help=folder)
+    parser.add_argument("--study", type=Path, default=study)
     parser.add_argument("--host", default="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--invites", type=int, metavar="N", help="print N invites instead of serving")
-    arguments = parser.parse_args()
-    study = studyfile.load(arguments.study)
-    lock = read_json(arguments.folder / "study.lock.json")
-    if study.name != lock["study"] or sha256((arguments.folder / "items.jsonl").read_bytes()) != lock["items_sha256"]:
-        raise UserError(
-            f"{arguments.folder} is not the study {study.name!r} of {arguments.study} as it was frozen: run `python -m eval.ballot`, or name its settings (--study)"
-        )
+    return parser.parse_args()
+
+
+def serve(given: argparse.Namespace, study: "Sessions", freezer: str, opened: Callable[[], Store], task: Callable[[Store], Task]) -> None:
+    """Checks that the folder holds the study as it was frozen by the module `freezer`, and serves its page until Ctrl-C."""
+    if repo := os.environ.get("VOTES_REPO", ""):  # the disk does not last: events are kept on the Hub
+        quiet_gradio()
+        hub.fetch(given.folder, repo)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the last ones are sent when the machine is taken away
+    lock = read_json(given.folder / "study.lock.json")
+    if study.name != lock["study"] or sha256((given.folder / "items.jsonl").read_bytes()) != lock["items_sha256"]:
+        raise UserError(f"{given.folder} is not the study {study.name!r} of {given.study} as it was frozen: run `python -m {freezer}`, or name its settings (--study)")
     check_settings(study, lock)
-    if arguments.invites:
-        print("\n".join(f"?t={invite}" for invite in invites(arguments.folder, study, arguments.invites)))
+    if given.invites:
+        print("\n".join(f"?t={invite}" for invite in invites(given.folder, study, given.invites)))
         return
     quiet_gradio()
-    store = Store(arguments.folder, study)
+    store, keeper = opened(), None
     try:
-        page = build(store, lock["simulated"])
+        keeper = hub.keep(given.folder, repo, store.lock) if repo else None
+        work = task(store)
+        page = build(store, lock["simulated"], work)
         guard = "password or invite" if study.password_env and os.environ.get(study.password_env) else "OPEN TO EVERYBODY who has the address"
         organiser = "organiser at ?admin" if os.environ.get(study.admin_env) else f"no organiser's panel without {study.admin_env}"
-        print(f"study {study.name!r} at http://{arguments.host}:{arguments.port}, {guard}; {organiser}; Ctrl-C ends it")
-        page.launch(server_name=arguments.host, server_port=arguments.port, **options())
-    except OSError as error:
-        raise UserError(f"port {arguments.port} of {arguments.host}: {error}; name another with --port") from None
+        print(f"study {study.name!r} at http://{given.host}:{given.port}, {guard}; {organiser}; Ctrl-C ends it")
+        page.launch(server_name=given.host, server_port=given.port, **options(work.files))
+    except OSError:  # of which Gradio says only that it found no port
+        raise UserError(
+            f"port {given.port} of {given.host} cannot be had, another program may be using it: end that, or take another one with --port {given.port + 1}"
+        ) from None
     finally:
         store.close()
+        if keeper:
+            keeper.end()
+
+
+def main() -> None:
+    given = arguments(__doc__, "out/votes/NAME, frozen by eval.ballot", studyfile.PATH)
+    study = studyfile.load(given.study)
+    serve(given, study, "eval.ballot", lambda: Store(given.folder, study), voting)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Keeps the votes of a study: who may vote on what, each vote exactly once, and the export. Knows nothing of any page; `eval.vote` shows it.
 
     python -m eval.votes out/votes/NAME                          # how many votes and raters there are
-    python -m eval.votes out/votes/NAME --export votes.jsonl     # or .parquet; also while the page runs
+    python -m eval.votes out/votes/NAME --export votes.jsonl     # or .parquet, or without an ending both; also while the page runs
+    python -m eval.votes out/votes/NAME --push org/name --dry-run   # the votes as a data set for others (eval.voteset); without --dry-run it is pushed
     python -m eval.votes out/votes/NAME --withdraw CODE          # when no page runs: takes back the votes of the rater with that code
     python -m eval.votes out/votes/NAME --erase                  # when no page runs: deletes withdrawn votes and answers for good
 
@@ -71,8 +72,9 @@ CREATE UNIQUE INDEX a_vote_once ON vote(rater, question_id) WHERE kind != 'repea
 """
 TABLES = ("vote", "assignment", "rater", "item")  # in the order in which they can be emptied
 QUIZ_TRIES = 2
+SAID_BY_RATERS = ("vote", "answers", "quiz", "said", "replied")  # events that `erase` deletes for those who withdrew; the last two are those of eval.collect
 # Most calls a minute, kept in memory only. A class behind one address has to get in at once; 20 wrong passwords a minute find none.
-LIMITS = {"rater": 240, "invite": 30, "address": 300, "wrong": 20}
+LIMITS = {"rater": 240, "invite": 30, "address": 300, "wrong": 20, "said": 15}
 INPUTS, LAYOUTS = ("key", "mouse", "touch"), ("row", "stack")
 
 
@@ -184,8 +186,9 @@ def recount(db: sqlite3.Connection, item: str) -> None:
 def load(db: sqlite3.Connection, items: list[dict], events: list[dict], now: float) -> None:
     """Fills empty tables from events. Takes them kind by kind, so the order of their files does not matter; of several of one name the first counts.
 
-    An assignment is voted if there is its vote; else open if it is the rater's latest and its time is not over; else expired. Raises UserError for an
-    item that is not in `items`.
+    An assignment is voted if there is its vote; else open if it is the rater's latest and its time is not over; else expired. Two pages of one study, such as a
+    Space and the one that takes its place, may both have shown a rater the same question, or two at one position: the vote that came first counts, and the
+    later position is the next free one. Raises UserError for an item that is not in `items`.
     """
     of = defaultdict(dict)
     for event in sorted(events, key=lambda event: event["t"]):
@@ -204,17 +207,36 @@ def load(db: sqlite3.Connection, items: list[dict], events: list[dict], now: flo
     for (rater, tries), event in of["quiz"].items():
         db.execute("UPDATE rater SET quiz_tries = max(quiz_tries, ?), quiz_passed = max(coalesce(quiz_passed, 0), ?) WHERE rater = ?", [tries, event["passed"], rater])
     latest = {event["rater"]: token for token, event in of["served"].items()}
+    if lost := next((token for token in of["vote"] if token not in of["served"]), None):
+        raise UserError(f"a vote has no ballot ({lost}): a file events-*.jsonl is missing here; put it back, no vote can be counted without it")
+    judged, counted, places = set(), set(), defaultdict(set)
+    for token in sorted(of["vote"], key=lambda token: of["served"][token]["kind"] == "repeat"):  # by time, and repeats after what they repeat
+        served = of["served"][token]
+        if once(served) not in judged and (served["source"] is None or served["source"] in counted):
+            judged.add(once(served))
+            counted.add(token)
     for token, event in of["served"].items():
-        state = "voted" if token in of["vote"] else "open" if latest[event["rater"]] == token and event["expires_at"] > now else "expired"
+        free = once(event) not in judged and (event["source"] is None or event["source"] in counted)
+        state = "voted" if token in counted else "open" if free and latest[event["rater"]] == token and event["expires_at"] > now else "expired"
+        if state != "expired":
+            taken = places[event["rater"]]
+            event = event | {"position": event["position"] if event["position"] not in taken else max(taken) + 1}
+            taken.add(event["position"])
         columns = ("rater", "item", "question_id", "pair", "kind", "position", "left_is", "source", "expires_at")
         insert(db, "assignment", token=token, served_at=event["t"], state=state, **{key: event[key] for key in columns})
-    for token, event in of["vote"].items():
+    for token in counted:
+        event = of["vote"][token]
         columns = ("rater", "question_id", "kind", "choice", "chosen", "seconds_server", "seconds_client", "layout", "input")
         insert(db, "vote", token=token, received_at=event["t"], **{key: event[key] for key in columns})
     for rater, event in of["withdrawn"].items():
         withdraw(db, rater, event["t"])
     for item in {event["item"] for event in of["served"].values()}:
         recount(db, item)
+
+
+def once(served: dict) -> tuple:
+    """What a rater judges once: a question, and a repeat of an earlier vote."""
+    return (served["rater"], "repeat", served["source"]) if served["kind"] == "repeat" else (served["rater"], "question", served["question_id"])
 
 
 def withdraw(db: sqlite3.Connection, rater: str, now: float) -> None:
@@ -522,11 +544,13 @@ class Store:
         least = min(keys)
         return self.rng.choice([item for item, key in zip(others, keys, strict=True) if key == least])
 
-    def cast(self, rater: str, token: str, choice: str | int, seconds: float | None = None, layout: str | None = None, input: str | None = None) -> str:
+    def cast(
+        self, rater: str, token: str, choice: str | int, seconds: float | None = None, layout: str | None = None, input: str | None = None, details: dict | None = None
+    ) -> str:
         """Counts a vote: ok, duplicate, expired, unknown (no such ballot of this rater) or too_fast. After `ok` it is on disk.
 
-        seconds, layout (row, stack) and input (key, mouse, touch) are what the browser says of it; what it cannot be is kept as None. Raises ValueError for
-        a choice that the study does not have, and Refused.
+        seconds, layout (row, stack) and input (key, mouse, touch) are what the browser says of it; what it cannot be is kept as None. details: what else a study
+        asks, checked by its caller; it stands in the event alone. Raises ValueError for a choice that the study does not have, and Refused.
         """
         if choice not in choices(self.study):
             raise ValueError(f"{choice!r} is no choice of this study")
@@ -549,7 +573,7 @@ class Store:
             values |= {"layout": layout if layout in LAYOUTS else None, "input": input if input in INPUTS else None}
             insert(self.db, "vote", received_at=now, **values)
             self.db.execute("UPDATE assignment SET state = 'voted' WHERE token = ?", [token])
-            event("vote", now, **values)
+            event("vote", now, **values, **({"details": details} if details else {}))
         return "ok"
 
     # ------------------------------------------------------------ going out, and the organiser
@@ -648,7 +672,7 @@ def erase(folder: Path) -> int:
         gone, n = {event["rater"] for event in read_events(folder) if event["type"] == "withdrawn"}, 0
         for path in sorted(folder.glob("events-*.jsonl")):
             lines = path.read_bytes().split(b"\n")[:-1]
-            kept = [line for line in lines if not ((event := json.loads(line))["type"] in ("vote", "answers", "quiz") and event["rater"] in gone)]
+            kept = [line for line in lines if not ((event := json.loads(line))["type"] in SAID_BY_RATERS and event["rater"] in gone)]
             if len(kept) < len(lines):
                 with atomic(path, "wb") as file:
                     file.write(b"".join(line + b"\n" for line in kept))
@@ -713,21 +737,41 @@ def export(folder: Path) -> list[dict]:
 
 
 def write_export(rows: list[dict], path: Path) -> None:
-    if path.suffix == ".jsonl":
-        return write_jsonl(path, rows)
+    """JSON lines or Parquet, by the path's ending; both where it has none."""
+    if path.suffix not in ("", ".jsonl", ".parquet"):
+        raise UserError(f"{path}: an export ends in .jsonl or .parquet, or has no ending for both")
     if path.suffix != ".parquet":
-        raise UserError(f"{path}: an export ends in .jsonl or .parquet")
+        write_jsonl(path.with_suffix(".jsonl"), rows)
+    if path.suffix != ".jsonl":
+        write_parquet(rows, path.with_suffix(".parquet"))
+
+
+# Types of columns that may hold nothing but None, from which they could not be told. A choice is a word, or a point of five.
+TYPES = {"chosen": "string", "repeat_of": "string", "layout": "string", "input": "string", "seconds_client": "float64"}
+TYPES |= {"gold_right": "bool", "repeat_same": "bool", "quiz_passed": "bool", "quiz_tries": "int64", "tuned_left": "bool", "tuned_won": "float64"}
+
+
+def write_parquet(rows: list[dict], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
+    table = pyarrow.table({name: pyarrow.array([row.get(name) for row in rows]) for name in dict.fromkeys(name for row in rows for name in row)})
+    for i, field in enumerate(table.schema):
+        if pyarrow.types.is_null(field.type):
+            table = table.set_column(i, field.name, table.column(i).cast(TYPES.get(field.name, "string")))
     with atomic(path, "wb") as file:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+        pyarrow.parquet.write_table(table, file)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="out/votes/NAME")
-    parser.add_argument("--export", type=Path, help="where to write the votes: .jsonl or .parquet")
+    parser.add_argument("--export", type=Path, help="where to write the votes: .jsonl or .parquet; without an ending, both")
+    parser.add_argument("--push", metavar="ORG/NAME", help="write the votes as a data set for others and push it to the Hub, privately; see eval.voteset")
+    parser.add_argument("--dry-run", action="store_true", help="with --push: write FOLDER/publish and push nothing")
+    parser.add_argument("--public", action="store_true", help="with --push: for everybody to see")
+    parser.add_argument("--found", metavar="TEXT", help="with --push: how the raters were found, for the card")
+    parser.add_argument("--licence", help="with --push: of the votes, such as cc-by-4.0")
     parser.add_argument("--withdraw", metavar="CODE", help="take back the votes of the rater with this code")
     parser.add_argument("--erase", action="store_true", help="delete the votes and answers of withdrawn raters from the events")
     arguments = parser.parse_args()
@@ -741,6 +785,10 @@ def main() -> None:
         rows = export(arguments.folder)
         write_export(rows, arguments.export)
         print(f"wrote {arguments.export}: {len(rows):,} votes, withdrawn ones left out; ids are hashes, times are days")
+    if arguments.push is not None:
+        from eval import voteset
+
+        voteset.publish(arguments.folder, arguments.push, arguments.found, arguments.licence, arguments.public, arguments.dry_run)
 
 
 if __name__ == "__main__":

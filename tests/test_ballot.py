@@ -62,7 +62,7 @@ def test_the_study_in_the_repository_is_valid_and_length_is_no_clue_to_its_gold_
     assert len(read.gold) >= 12 and 1 / 3 <= longer / len(read.gold) <= 2 / 3
     assert list(read.questionnaire[0].ends) == ["under 18"] and "kept nothing" in read.questionnaire[0].ends["under 18"]
     texts = [text for pair in read.gold for text in (pair.question, pair.human, pair.machine)]
-    assert all(ballot.plain.count(text) == 0 and giveaway(text, None) is None for text in texts)
+    assert all(ballot.emojis.count(text) == 0 and giveaway(text, None) is None for text in texts)
 
 
 def test_every_fault_of_a_study_is_named_at_once(tmp_path):
@@ -98,6 +98,8 @@ def test_every_fault_of_a_study_is_named_at_once(tmp_path):
         ({"quotas": {"native": {"yes": 0.5, "no": 0.4}}}, "add up to 0.9: the study could never be filled"),
         ({"gold": VALUES["gold"][:2]}, "gold: one in every 10 of 30 items takes 3 gold pairs, and there are 2"),
         ({"gold": VALUES["gold"] * 2}, "stands twice"),
+        ({"careless": {"gold_failed": 0, "median_seconds": 0}}, "careless.gold_failed: input should be greater than or equal to 1, got '0'"),
+        ({"careless": {"gold_fails": 2, "median_seconds": 0}}, "unknown key careless.gold_fails (did you mean 'gold_failed'?)"),
         ({"repeats": 30}, "repeats: 30 items cannot be repeated when a rater sees 30"),
         ({"name": "../elsewhere"}, "name: string should match pattern"),
         ({"per_rater": "30"}, "per_rater: input should be a valid integer, got '30'"),
@@ -328,6 +330,8 @@ def test_files_that_are_not_those_of_the_lock_are_found(out):
 def test_a_page_is_refused_settings_that_are_not_those_of_the_lock(out):
     lock = freeze(study(), out)[1]
     ballot.check_settings(study(admin_env="OTHER"), lock)
+    with pytest.raises(UserError, match="was frozen with another careless;"):  # who is left out is decided before the first vote
+        ballot.check_settings(study(careless={"gold_failed": 1, "median_seconds": 0.8}), lock)
     with pytest.raises(UserError, match="was frozen with another markdown, minimum_seconds"):
         ballot.check_settings(study(markdown="rendered", minimum_seconds=2), lock)
 

@@ -67,6 +67,7 @@ def test_there_are_as_many_yaml_files_as_we_think():
         *(f"datagen/{name}.yaml" for name in ("config", "identity", "models")),
         *(f"datagen/roleplay/{name}.yaml" for name in ("cards", "config", "goals", "personas", "prefer")),
         "datagen/topics.yaml",
+        *(f"eval/{name}.yaml" for name in ("collection", "detection")),
         *(f"eval/guards/{name}.yaml" for name in GUARDS),
         *(f"eval/{name}.yaml" for name in ("items", "probes", "published", "study")),
         "tiny/people/goals.yaml",
@@ -148,9 +149,8 @@ def test_the_tiny_profile_differs_only_in_endpoint_models_and_counts():
     paper, tiny = (config.load(name).model_dump() for name in ("paper", "tiny"))
     different = {f"{k}.{j}" for k in paper if isinstance(paper[k], dict) for j in paper[k] if paper[k][j] != tiny[k][j]}
     different |= {k for k in paper if not isinstance(paper[k], dict) and paper[k] != tiny[k]}
-    assert different == {"endpoint.concurrency", "answers.model", "pairs", "held_out"} | {
-        f"questions.{key}" for key in ("model", "count", "held_out", "topics", "examples", "avoid")
-    }
+    changed = {"questions": ("model", "count", "held_out", "topics", "examples", "avoid"), "traits": ("model", "count", "pairs", "schemas")}
+    assert different == {"endpoint.concurrency", "answers.model", "pairs", "held_out"} | {f"{part}.{key}" for part, keys in changed.items() for key in keys}
 
 
 def write_config(tmp_path, old, new):

@@ -26,6 +26,80 @@ def test_the_gradient_is_that_of_the_likelihood(factors, s):
     assert gradient == pytest.approx(differences, abs=2e-5)
 
 
+SCALES = [(-2, -1, 0, 1, 2), (-2, -1, 1, 2), (-2, 0, 2), (-1, 1)]
+
+
+def points(seed: int, raters: int, questions: int, n: int, beta=(0.7,), sds=(0.8, 0.5), scale=SCALES[0], first=0.5, gap=1.2):
+    """Points of a scale, cut at first, first + gap, … to either side (without a tie: at 0, gap, …)."""
+    rng = np.random.default_rng(seed)
+    rater, question = rng.permutation(np.arange(n) % raters), rng.permutation(np.arange(n) % questions)
+    x = np.column_stack([np.ones(n), *(rng.normal(size=n) for _ in beta[1:])])
+    eta = x @ np.array(beta) + sds[0] * rng.normal(size=raters)[rater] + sds[1] * rng.normal(size=questions)[question]
+    upper = (first if 0 in scale else 0.0) + gap * np.arange(len(scale) // 2)
+    cuts = np.unique(np.concatenate([-upper, upper]))
+    return np.array(scale)[np.searchsorted(cuts, eta + rng.logistic(size=n))], x, [rater, question]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_probabilities_of_points_are_differences_of_logistic_functions_and_mirror_each_other(scale):
+    model, eta = glmm.Cumulative(np.array(scale)), 0.4
+    gaps = np.array([0.3, 1.1])[: model.cuts]
+    cut = {2: [0.3, 1.4], 1: [0.3], 0: []}[model.cuts]
+    cuts = np.array([-np.inf, *(-c for c in reversed(cut)), *([] if 0 in scale else [0.0]), *cut, np.inf])
+    expected = np.diff(special.expit(cuts - eta))
+    alone = [glmm.Cumulative(np.array(scale)) for _ in scale]
+    for level, one in enumerate(alone):
+        one.level, one.n = np.array([level]), 1
+    assert [np.exp(one.value(np.array([eta]), np.log(gaps))) for one in alone] == pytest.approx(expected)
+    assert [np.exp(one.value(np.array([-eta]), np.log(gaps))) for one in alone] == pytest.approx(expected[::-1])
+    assert expected.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale", SCALES[:3])
+@pytest.mark.parametrize("s", [0.0, 0.9])
+def test_the_gradient_of_points_is_that_of_their_likelihood(scale, s):
+    y, x, groups = points(1, 15, 40, 300, (0.3, 0.5), scale=scale)
+    model = glmm.Laplace(glmm.Cumulative(y), x, groups)
+    at = np.array([0.2, -0.3, s, 0.5, *[-0.6, 0.1][: model.votes.cuts]])
+    _, gradient = model(at)
+    differences = [(model(at + 1e-5 * e)[0] - model(at - 1e-5 * e)[0]) / 2e-5 for e in np.eye(len(at))]
+    assert gradient == pytest.approx(differences, abs=2e-5)
+
+
+def test_two_points_are_the_two_sides():
+    y, x, groups = votes(2, 20, 40, 400, (0.7, -0.4))
+    mine, two = glmm.Cumulative(2 * y - 1), (glmm.fit(y, x, groups), glmm.fit(glmm.Cumulative(2 * y - 1), x, groups))
+    assert mine.cuts == 0 and two[1].coefficients == pytest.approx(two[0].coefficients, abs=1e-4) and two[1].deviance == pytest.approx(two[0].deviance, abs=1e-6)
+    plain, points_ = (glmm.clustered(votes_, x, *groups) for votes_ in (y, mine))
+    assert points_.coefficients == pytest.approx(plain.coefficients, abs=1e-6)
+    assert points_.interval(np.array([1.0, 0])) == pytest.approx(plain.interval(np.array([1.0, 0])), abs=1e-5)
+
+
+def test_planted_effects_and_cuts_are_found_in_points():
+    fits = [glmm.fit(glmm.Cumulative(y), x, groups) for y, x, groups in (points(seed, 25, 80, 1000, (0.5, -0.8), (1.0, 0.7)) for seed in range(3))]
+    assert all(found.converged for found in fits)
+    for k, truth in enumerate((0.5, -0.8)):
+        values, error = np.array([found.coefficients[k] for found in fits]), np.mean([found.errors[k] for found in fits])
+        assert abs(values.mean() - truth) < 3 * error / np.sqrt(len(fits))
+    assert np.mean([found.sds for found in fits], axis=0) == pytest.approx((1.0, 0.7), abs=0.2)
+    y, x, (rater, _) = points(9, 50, 50, 20_000, (0.5,), (0.0, 0.0))
+    assert glmm.clustered(glmm.Cumulative(y), x, rater).coefficients == pytest.approx([0.5, np.log(0.5), np.log(1.2)], abs=0.06)
+
+
+def test_the_clustered_model_estimates_the_effect_over_all_raters_and_not_one_raters():
+    # Every possible vote, weighted by its chance: 1.0 to one rater is less to all, by sqrt(1 + 0.346 sd^2) (Zeger, Liang and Albert 1988).
+    for sd in (0.0, 0.7, 1.4):
+        chance = glmm.marginal(1.0, np.array([sd]))
+        found = glmm.clustered(np.full(50_000, chance), np.ones((50_000, 1)), np.arange(50_000)).coefficients[0]
+        assert found == pytest.approx(special.logit(chance), abs=1e-4)
+        assert found == pytest.approx(1 / np.sqrt(1 + 0.346 * sd**2), rel=0.06)
+
+
+def test_points_without_any_side_are_refused():
+    with pytest.raises(ValueError, match="nothing to fit"):
+        glmm.Cumulative(np.zeros(5))
+
+
 def quadrature(y, rater, beta: float, s: float, nodes: int) -> float:
     """log L of the one-factor model by adaptive Gauss-Hermite quadrature, rater by rater (Pinheiro and Bates 1995)."""
     z, weights = np.polynomial.hermite.hermgauss(nodes)

@@ -56,7 +56,7 @@ def once(tmp_path_factory):
 
 @pytest.fixture
 def formatted(once, tmp_path):
-    return shutil.copytree(once, tmp_path / "project")
+    return shutil.copytree(once, tmp_path / "project", symlinks=True)  # the environments are links
 
 
 def make(project, *arguments, status=0, **environment):

@@ -6,7 +6,8 @@ import time
 import emoji
 import pytest
 
-from eval.plain import EMOJI, KEEP, remove, style
+from datagen.emojis import EMOJI, KEEP, SPARE, blank, found, remove
+from eval.plain import style
 
 
 def test_no_entry_of_the_emoji_list_leaves_a_residue_but_the_signs_that_are_text_by_default():
@@ -34,6 +35,7 @@ def test_signs_that_are_text_by_default_stay_unless_the_picture_is_asked_for():
         ("😀 😀  😀 end", "end"),
         ("one 😀 two", "one two"),
         ("😀, hello", "hello"),
+        ("his spot 🚽! 🤣\n\nWhat 😀! 😀! 😀! now", "his spot!\n\nWhat!!! now"),
         ("love❤️you", "love you"),
         ("Great!😀Let's", "Great! Let's"),
         ("line 😀  \nnext", "line\nnext"),
@@ -105,6 +107,14 @@ def test_emoji_that_are_not_well_formed_go_whole():
     assert emoji.replace_emoji("eat! ❤️‍♂️", "") != "eat! "
     assert remove("a 😀‍♂ b 🇫 c 🏽 d \U0001f322 e")[0] == "a b c d e"  # not listed as joined; half a flag; a skin tone; a pictograph that is no emoji
     assert remove("🇫😀🇷") == ("", 3)
+    assert remove("out ⏋‍♀️.") == ("out ⏋.", 1)  # from a published answer
+
+
+def test_what_is_found_is_what_is_removed_and_blank_leaves_the_rest_alone():
+    text = "Hi 👍🏽 ! 1️⃣ 🇫🇷, © ♥ ✔ and ❤️ 10"
+    assert found(text) == ["👍🏽", "1️⃣", "🇫🇷", "❤️"] and remove(text)[1] == 4
+    assert blank(text) == "Hi  !  , © ♥ ✔ and  10" and blank(text, "_") == "Hi _ ! _ _, © ♥ ✔ and _ 10"
+    assert (found("plain 1 #2"), blank("plain 1 #2")) == ([], "plain 1 #2")
 
 
 def test_what_is_removed_is_removed_once_for_all():
@@ -131,6 +141,7 @@ def test_what_is_removed_is_removed_once_for_all():
         text = "".join(rng.choices(parts, k=rng.randint(1, 25)))
         left, _ = remove(text)
         assert remove(left) == (left, 0), ascii(text)
+        assert set(left) & set(SPARE) <= set(text), ascii(text)  # no mark of ours stays
         assert not [one for one in EMOJI.findall(left) if one.rstrip("\u200d\ufe0e") not in KEEP], ascii(text)
 
 

@@ -23,10 +23,12 @@ from test_votes import settings as read_settings
 from datagen.files import UserError, read_json, read_jsonl, sha256, write_json, write_jsonl
 from eval import raters, study, votes
 from eval.raters import Rater, Session, Vote, decide, expit, gold_chance, make_raters
+from eval.studyfile import Careless
 from eval.vote import KEYS, SAID, ballot_html, paragraph
 from eval.votes import choices, read_events
 
 settings = functools.cache(read_settings)  # reads a file
+RULE = Careless(gold_failed=2, median_seconds=0)
 FAIR = Rater(0, 0.0, 0.0, 0.0, False)
 
 
@@ -221,7 +223,7 @@ def voted(make):  # noqa: F811
         by_id, _ = all_take_part(store, make_raters(12, 0.75, 0.5, 1.0, 0.4, 4 / 12, seed=1))
         rows = study.join(votes.export(store.folder), key_of(store.items.values()))
         hashed = {sha256(f"{store.folder.name}:rater:{who}")[:16]: rater for who, rater in by_id.items()}
-        KEPT.extend((store.study, rows, study.statistics(rows, True, 0.0), hashed))
+        KEPT.extend((store.study, rows, study.statistics(rows, True, RULE), hashed))
     return copy.deepcopy(KEPT)
 
 
@@ -248,14 +250,14 @@ def test_whether_the_interval_holds_the_expectation_is_told_truly(voted):
     for row in rows:  # the report of votes that were counted for the other model
         if row["kind"] != "gold":
             row["tuned_won"] = 1.0
-    wrong = raters.comparison(study.statistics(rows, True, 0.0), rows, hashed, design, 0.75)[0]
+    wrong = raters.comparison(study.statistics(rows, True, RULE), rows, hashed, design, 0.75)[0]
     assert wrong["inside"] is False and "no" in raters.told([wrong], raters.caught(found, hashed)).splitlines()[1].split()
 
 
 def test_careless_raters_are_counted_as_planted_and_as_left_out(voted):
     _, _, found, hashed = voted
     counted = raters.caught(found, hashed)
-    failed = {row["rater"] for row in found["attention"]["raters"] if row["gold failed"] >= study.GOLD_FAILS}
+    failed = {row["rater"] for row in found["attention"]["raters"] if row["gold failed"] >= RULE.gold_failed}
     assert counted == {"raters": 12, "careless": 4, "careless left out": len(failed), "others left out": 0} and failed <= {r for r in hashed if hashed[r].careless}
     assert len(failed) >= 2
 

@@ -8,7 +8,8 @@ from conftest import inside, one_line
 from scipy import special, stats
 
 from datagen.files import UserError, canonical, sha256, write_json, write_jsonl
-from eval import study, surface
+from eval import study, studyreport, surface
+from eval.studyfile import Careless
 
 COUNTS = ("characters", "words", "emoji", "bold", "lists", "headings")
 
@@ -27,7 +28,7 @@ def vote(rater="r1", question="q1", won=1.0, **more) -> dict:
         "tuned_won": won,
     }
     row |= {"tuned_left": True, "label": {1.0: "a", 0.0: "b", 0.5: "tie"}[won], "gold_right": None, "repeat_same": None}
-    return row | {"style": dict.fromkeys(study.STYLE, 0.0), "questionnaire": {"native": "yes"}} | more
+    return row | {"points": None, "style": dict.fromkeys(study.STYLE, 0.0), "questionnaire": {"native": "yes"}} | more
 
 
 def many(seed=1, raters=30, each=12, questions=60, logit=1.0, length=0.0, mean_length=0.0, side=0.0, sd=0.0) -> list[dict]:
@@ -149,6 +150,54 @@ def test_without_ties_or_variance_the_mixed_model_says_so():
     assert study.mixed([vote("r1"), vote("r2")], 1.0)["typical"] is None
 
 
+# ---------------------------------------------------------------- five points
+
+
+def five_votes(points, **more) -> list[dict]:
+    won = {True: 1.0, False: 0.0}
+    return [vote(f"r{i}", f"q{i}", 0.5 if p == 0 else won[p > 0], points=p, **more) for i, p in enumerate(points)]
+
+
+def test_the_mean_of_five_points_is_that_of_independent_votes_with_one_vote_a_rater():
+    points = [2] * 30 + [1] * 30 + [0] * 15 + [-1] * 15 + [-2] * 10
+    found = study.five(five_votes(points))
+    assert (found["mean"]["value"], found["n"]) == (0.55, 100) and found["counts"] == {"2": 30, "1": 30, "0": 15, "-1": 15, "-2": 10}
+    moved = (0.55 + 2) / 4
+    half = stats.t.ppf(0.975, 99) * (np.std(points, ddof=1) / 4 / 10) / (moved * (1 - moved))  # the delta rule on the logit of the scale moved to 0 to 1
+    assert found["mean"]["interval"] == pytest.approx(4 * special.expit(special.logit(moved) + np.array([-half, half])) - 2)
+    assert found["dichotomised"][0] == pytest.approx(special.logit(0.675), abs=2e-3)  # the prior pulls by less than this
+
+
+def test_where_all_votes_are_on_one_point_the_interval_stays_within_the_scale_and_there_is_no_mixed_model():
+    found = study.five(five_votes([2] * 12))
+    assert found["mean"]["interval"] == pytest.approx([4 * x - 2 for x in surface.wilson(12, 12)]) and found["typical"] is None
+    assert "3 raters" in found["note"]
+    nothing = study.five(five_votes([0] * 12))
+    assert (nothing["mean"]["value"], nothing["location"], nothing["note"]) == (0.0, None, "no vote is for either side")
+
+
+def test_votes_without_points_have_no_such_table_and_mirrored_votes_a_mirrored_result():
+    assert study.five([vote()]) is None
+    points = [2, 2, 1, 1, 1, 0, -1, -2, 1, 2] * 6
+    one, other = study.five(five_votes(points)), study.five(five_votes([-p for p in points]))
+    assert other["location"] == pytest.approx([-one["location"][0], -one["location"][2], -one["location"][1]], abs=1e-5)
+    assert other["mean"]["interval"] == pytest.approx([-x for x in one["mean"]["interval"][::-1]])
+
+
+def test_the_location_of_planted_points_is_found_and_a_typical_raters_is_further_out():
+    rng = np.random.default_rng(1)
+    rows, own, hard = [], 1.2 * rng.normal(size=60), 0.8 * rng.normal(size=100)
+    for r in range(60):
+        for q in rng.permutation(100)[:20]:
+            p = int(np.searchsorted([-1.8, -0.5, 0.5, 1.8], 1.0 + own[r] + hard[q] + rng.logistic())) - 2
+            rows.append(vote(f"r{r}", f"q{q}", 0.5 if p == 0 else float(p > 0), points=p))
+    found = study.five(rows)
+    assert found["typical"][1] < 1.0 < found["typical"][2] and found["note"] is None
+    assert found["sds"] == {"rater": pytest.approx(own.std(), abs=0.2), "question": pytest.approx(hard.std(), abs=0.2)}
+    assert 0 < found["location"][1] < 1.0 / np.sqrt(1 + 0.346 * (1.2**2 + 0.8**2)) < found["location"][2] and found["location"][0] < found["typical"][0]
+    assert found["mean"]["interval"][0] > 0 and found["mean"]["p"] < 0.05
+
+
 # ---------------------------------------------------------------- Bradley and Terry
 
 
@@ -248,13 +297,15 @@ def test_two_failed_golds_or_haste_make_a_rater_careless_and_one_does_not():
     rows = [vote(r, f"q{i}", 1.0) for r in ("good", "bad", "once") for i in range(3)] + [vote("hasty", "q1", seconds_client=0.3)]
     rows += [gold("good", True), gold("bad", False), gold("bad", False), gold("once", False), gold("once", True)]
     rows += [vote("once", kind="repeat", repeat_same=False)]
-    found = study.attention(rows, 0.8)
+    found = study.attention(rows, Careless(gold_failed=2, median_seconds=0.8))
     assert {row["rater"]: row["careless"] for row in found} == {
         "bad": "2 gold pairs failed",
         "hasty": "median time 0.3 s, below 0.8 s",
         "once": None,
         "good": None,
     }
+    assert not any(row["careless"] for row in study.attention(rows, Careless(gold_failed=None, median_seconds=0)))
+    assert [row["careless"] for row in study.attention(rows, Careless(gold_failed=1, median_seconds=0)) if row["rater"] == "once"] == ["1 gold pairs failed"]
     assert [(row["votes"], row["gold failed"], row["gold"], row["repeats changed"]) for row in found if row["rater"] == "once"] == [(3, 1, 2, 1)]
 
 
@@ -331,20 +382,21 @@ def folder(tmp_path, monkeypatch):
     return place
 
 
-def lock(place, simulated=False) -> None:
-    settings = {"minimum_seconds": 0.8}
+def lock(place, simulated=False, settings=None) -> None:
+    settings = {"careless": {"gold_failed": 2, "median_seconds": 0.8}} if settings is None else settings
     hashes = {f"{name.split('.')[0]}_sha256": sha256((place / name).read_bytes()) for name in ("items.jsonl", "key.json")}
     facts = {"study": "pilot", "simulated": simulated, "questions": {"left out": {"cut off": 2}}}
     write_json(place / "study.lock.json", hashes | facts | {"settings_sha256": sha256(canonical(settings)), "settings": settings})
 
 
 def test_the_report_names_its_votes_and_shows_answers_inert(folder):
-    done = inside("eval.study", folder)
+    done = inside("eval.studyreport", folder)
     found = json.loads((folder / "report.json").read_text())
     assert (found["votes"], found["raters"], found["questions"], found["whose"]) == (24, 12, 2, "people's votes")
     page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     assert "<b>yes" not in page and r"\<b\>yes\|no" in text
     assert "left out before the study: 2 cut off." in page and "left out before the study: 2 cut off." in text
+    assert "Five points" not in text  # sides only were asked for
     assert "Simulated" not in page and page.count("data:image/svg+xml") == 3
     assert "89.6 % [87.1, 91.7]" in page and r"89.6 % \[87.1, 91.7\]" in text
     assert f"chosen {100 * found['pairs']['tiny']['selection']['value']:.1f} %" in done.stdout
@@ -362,15 +414,30 @@ def test_votes_of_people_are_handed_to_the_judge(folder):
     from eval import judge
 
     rows = study.joined(folder)
-    study.votes_for_judge(folder, rows, False)
+    studyreport.votes_for_judge(folder, rows, False)
     votes = judge.read_votes(folder.parent.parent / "tiny" / "votes.jsonl")
     assert len(votes) == 24 and {question for question, _ in votes} == {"q1", "q2"}
     assert sum(choice == "tuned" for _, choice in votes) == sum(row["tuned_won"] == 1 for row in rows)
 
 
+def test_a_study_of_five_points_reports_them_from_the_raters_side_to_the_models(folder, monkeypatch):
+    rows = study.export(folder)
+    for i, row in enumerate(rows):
+        if row["kind"] == "main":
+            side = -1 if row["chosen"] == row["left_is"] else 1
+            row["choice"] = side * (1 + i % 2)
+    inside("eval.studyreport", folder)
+    found = json.loads((folder / "report.json").read_text())["pairs"]["tiny"]
+    won = [row for row in study.joined(folder) if row["tuned_won"] == 1]
+    assert won and all(row["points"] > 0 for row in won)
+    assert found["five"]["counts"]["2"] + found["five"]["counts"]["1"] == found["selection"]["wins"] == len(won)
+    text = (folder / "report.md").read_text()
+    assert "## Five points (people's votes)" in text and f"{found['five']['mean']['value']:+.2f}" in text
+
+
 def test_simulated_raters_are_called_so_in_every_title_and_are_no_people_to_the_judge(folder):
     lock(folder, simulated=True)
-    inside("eval.study", folder)
+    inside("eval.studyreport", folder)
     text = (folder / "report.md").read_text()
     titles = [line for line in text.splitlines() if line.startswith(("#", "!["))]
     assert len(titles) > 12 and all("(simulated raters)" in title for title in titles) and "people's votes" not in text
@@ -380,9 +447,26 @@ def test_simulated_raters_are_called_so_in_every_title_and_are_no_people_to_the_
 
 def test_a_key_that_was_changed_after_the_freeze_is_one_line(folder):
     write_json(folder / "key.json", KEY | {"q3-tiny": {}})
-    assert "key.json: is not the file that the study was frozen with" in one_line(inside("eval.study", folder, status=1))
+    assert "key.json: is not the file that the study was frozen with" in one_line(inside("eval.studyreport", folder, status=1))
+
+
+def test_the_report_states_the_frozen_rule_and_gives_the_results_with_and_without(folder):
+    inside("eval.studyreport", folder)
+    [block] = [block for block in blocks((folder / "report.md").read_text()) if block[0].startswith("| pair | raters | chosen")]
+    everybody, without = ([cell.strip() for cell in line.split("|")[1:-1]] for line in block[1:])
+    assert (everybody[1], everybody[-2:]) == ("all", ["24", "12"]) and (without[1], without[-2:]) == ("without 0 careless", ["24", "12"])
+    rule = {"careless": {"gold_failed": 1, "median_seconds": 0.0}}
+    lock(folder, settings=rule)
+    result = study.result(folder)
+    [table] = [table for table in studyreport.tables(result) if table["title"].startswith("Attention")]
+    assert "frozen with the study before its first vote: 1 gold pairs failed or more." in table["notes"][0] and table["rows"][1][1] == "without 2 careless"
+    found = result["pairs"]["tiny"]["without careless"]
+    assert (found["n"], found["raters"], found["left out"]) == (20, 10, 2)
+    lock(folder, settings={})
+    with pytest.raises(UserError, match="freezes no rule of who is careless"):
+        study.result(folder)
 
 
 def test_a_study_without_votes_is_one_line(folder, monkeypatch):
     monkeypatch.setattr(study, "export", lambda _: [])
-    assert "no vote on a pair of answers yet" in one_line(inside("eval.study", folder, status=1))
+    assert "no vote on a pair of answers yet" in one_line(inside("eval.studyreport", folder, status=1))

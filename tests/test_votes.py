@@ -296,6 +296,40 @@ def test_the_database_can_be_deleted_and_events_read_twice_count_once(make):
     assert state(make()) == state(again)
 
 
+def test_two_pages_at_once_lose_no_vote_and_the_first_on_a_question_counts(make, tmp_path):
+    """As when a Space is rebuilt: the new page begins from a copy while the old one still takes votes."""
+    old = make(rows=items(12, 1, 4))
+    rater = old.join()
+    vote_all(old, rater, 3)
+    shutil.copytree(old.folder, tmp_path / "new")
+    new = make(folder=tmp_path / "new", kill=False)
+    vote_all(old, rater, 5, "left")
+    store_clock[0] += 100
+    vote_all(new, rater, 8, "right")
+    for log in old.folder.glob("events-*.jsonl"):
+        shutil.copy(log, new.folder / log.name)
+    cast = {event["token"]: event for event in read_events(new.folder) if event["type"] == "vote"}
+    assert len(cast) == 3 + 5 + 8
+    both = make(folder=new.folder)
+    kept = rows_of(both, "a.state = 'voted'")
+    questions = {event["question_id"] for event in cast.values() if event["kind"] != "repeat"}
+    assert sorted(row["question_id"] for row in kept if row["kind"] != "repeat") == sorted(questions)  # each once
+    for row in kept:
+        same = [event for event in cast.values() if event["question_id"] == row["question_id"] and (event["kind"] == "repeat") == (row["kind"] == "repeat")]
+        assert row["choice"] == min(same, key=lambda event: event["t"])["choice"]
+    positions = [row["position"] for row in kept]
+    assert len(set(positions)) == len(positions) and state(make(folder=new.folder)) == state(both)
+
+
+def test_a_vote_without_its_ballot_is_named(make):
+    store = make()
+    vote_all(store, store.join(), 1)
+    (log,) = store.folder.glob("events-*.jsonl")
+    log.write_bytes(b"".join(line for line in log.read_bytes().splitlines(True) if b'"served"' not in line))
+    with pytest.raises(UserError, match=r"a vote has no ballot \(\w+\): a file events"):
+        make()
+
+
 def test_a_torn_last_line_is_skipped_and_a_broken_line_before_it_is_named(make):
     store = make()
     rater = store.join()

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import jinja2
 
-from datagen import prices
+from datagen import hub, prices
 from datagen.config import read_yaml
 from datagen.files import UserError, atomic, entry, iter_jsonl, read_json, read_text, sha256, templates, write_text
 from train.merge import check_base, file_sha256, merged_folder, tokenizer_files, trained_hash, tuned_revision, weight_files
@@ -159,33 +159,19 @@ def write_data(folder: Path, repo: str, declared: str | None) -> tuple[list[str]
 
 def push(out: Path, names: list[str], repo: str, public: bool, kind: str = "dataset") -> str:
     """One commit to the data set or model `repo`, made if need be; its address. Raises UserError, in one line without the token, for what the Hub refuses."""
-    import httpx
-    from huggingface_hub import HfApi, constants, errors, get_token
+    from huggingface_hub import HfApi, get_token
 
     token = get_token()
     if not token:
         raise UserError("there is no token for the Hub: export HF_TOKEN (with write permission), or run `hf auth login`; DRY_RUN=1 needs none")
     api = HfApi(token=token)
-    try:
+    with hub.one_line(repo, token, kind, f". What was to be pushed lies in {out}"):
         api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
         if not public and not api.repo_info(repo, repo_type=kind).private:
             raise UserError(f"{repo} is there already and is public; add PUBLIC=1 (--public) if it is meant to be")
         return api.upload_folder(
             repo_id=repo, repo_type=kind, folder_path=out, allow_patterns=names, commit_message=f"{'Data set' if kind == 'dataset' else 'Model'} and card"
         ).commit_url
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        reasons = {
-            401: "the token was refused",
-            403: "the token may not write there",
-            404: f"there is no such user, organisation or {'data set' if kind == 'dataset' else kind}",
-        }
-        words = f"{reasons.get(status, 'the Hub refused')} ({status}: {error.server_message or 'no reason given'})"
-    except (httpx.HTTPError, ConnectionError) as error:
-        words = f"{constants.ENDPOINT} cannot be reached ({error})"
-    except ValueError as error:  # a name or a card that breaks the Hub's rules
-        words = f"the Hub does not take it ({error})"
-    raise UserError(f"{repo}: {' '.join(words.replace(token, '***').split())[:400]}. What was to be pushed lies in {out}")
 
 
 # ---------------------------------------------------------------- models

@@ -25,6 +25,7 @@ from datagen.files import UserError, entry, read_text
 EndReason = Literal[
     "finished",  # the inquirer said that its goal is reached
     "max_turns",
+    "given_up",  # a person went on to the next goal without having reached this one (eval.collect)
     "no_prompt",  # an output without a prompt in quotes, after all tries
     "truncated",  # an output of the inquirer that was cut off at max_tokens before its prompt ended
     "inquirer_empty",

@@ -44,6 +44,17 @@ def said(kind: str, text: str) -> list[str]:
     return [words for who, words in turns(text) if who == "W"] if kind == "dialogue" else [text]
 
 
+def talk(pair: Pair, side: str) -> str:
+    """One side of a pair as a judge is shown it: a talk of I and W, in which W is to be judged. A reply is W's answer to what I wrote."""
+    text = pair.human if side == "human" else pair.other
+    return text if pair.kind == "dialogue" else f"I: {pair.context}\nW: {text}"
+
+
+def fingerprint(pairs: list[Pair]) -> str:
+    """The hash of a set's content, however its file is written."""
+    return sha256(canonical([vars(pair) for pair in pairs]))
+
+
 def read(path: object) -> list[Pair]:
     """The pairs of a file (or Hub data set), in its order. Raises UserError that names the place of a row that is neither kind.
 
