@@ -21,7 +21,7 @@ name: t
 max_turns: 3
 tries: 0
 seeds: [1]
-personas: {features: [age, gender], count: 8}
+personas: {features: [age, gender], count: 5}
 inquirer: {model: scripted, base_url: OPENAI_BASE_URL}
 """
 
@@ -82,7 +82,7 @@ def endpoint_(endpoint):
 def test_rows_carry_the_history_that_was_read_and_end_with_the_user(endpoint_, tmp_path):
     _, rows, rejects, ledger = made(tmp_path, formal_history=0.3)
     dialogues = {dialogue.id: dialogue for dialogue in read(tmp_path / "sets/t/roleplay-t.dialogues.jsonl")}
-    assert len(dialogues) == 16 and {row["history"] for row in rows} == {"chosen", "formal"}
+    assert len(dialogues) == 10 and {row["history"] for row in rows} == {"chosen", "formal"}
     for row in rows:
         said = [text for pair in dialogues[row["dialogue"]].exchanges for text in pair]
         assert [m["content"] for m in row["prompt"]] == said[: 2 * row["turn"] + 1]
@@ -90,7 +90,7 @@ def test_rows_carry_the_history_that_was_read_and_end_with_the_user(endpoint_, t
         read_on = [m["content"] for m in row["prompt"] if m["role"] == "assistant"]
         assert all(text.startswith("It is noted" if row["history"] == "formal" else "Oh, ") for text in read_on)
         assert row["chosen"].startswith("Oh, ") and row["rejected"].startswith("It is noted")
-    assert ledger["asked"] == 48 == len(rows) + len(rejects) == ledger["accepted"] + sum(ledger["reasons"].values())
+    assert ledger["asked"] == 30 == len(rows) + len(rejects) == ledger["accepted"] + sum(ledger["reasons"].values())
 
 
 def test_neither_a_persona_nor_a_dialogue_is_on_both_sides_and_a_third_of_the_rows_opens_one(endpoint_, tmp_path):
@@ -98,8 +98,8 @@ def test_neither_a_persona_nor_a_dialogue_is_on_both_sides_and_a_third_of_the_ro
     sides = {part: [row for row in rows if row["split"] == part] for part in ("train", "val")}
     for key in ("persona", "dialogue"):
         assert not {row[key] for row in sides["train"]} & {row[key] for row in sides["val"]}
-    assert {part: ledger[part]["personas"] for part in sides} == {"train": 7, "val": 1}
-    assert max(Counter(row["dialogue"] for row in rows).values()) == 2 and ledger["reasons"] == {"over the rows of a dialogue": 16}
+    assert {part: ledger[part]["personas"] for part in sides} == {"train": 4, "val": 1}
+    assert max(Counter(row["dialogue"] for row in rows).values()) == 2 and ledger["reasons"] == {"over the rows of a dialogue": 10}
     assert 3 * sum(row["turn"] == 0 for row in rows) >= len(rows)
 
 
@@ -107,7 +107,7 @@ def test_a_second_run_asks_for_nothing_and_writes_the_same(endpoint_, tmp_path):
     _, rows, _, _ = made(tmp_path)
     asked = len(endpoint_.bodies)
     _, again, _, _ = made(tmp_path)
-    assert rows == again and len(endpoint_.bodies) == asked == 3 * 48
+    assert rows == again and len(endpoint_.bodies) == asked == 3 * 30
 
 
 def test_the_friend_is_told_its_card_and_what_it_claimed_and_a_contradiction_is_left_out(endpoint_, tmp_path):
@@ -125,7 +125,7 @@ def test_the_friend_is_told_its_card_and_what_it_claimed_and_a_contradiction_is_
 
     endpoint_.script = script
     _, rows, _, ledger = made(tmp_path, cards=str(cards), formal_history=0)
-    assert ledger["reasons"]["contradicts what the friend has said"] == 32 and {row["turn"] for row in rows} == {0}
+    assert ledger["reasons"]["contradicts what the friend has said"] == 20 and {row["turn"] for row in rows} == {0}
     prompts = [body["messages"] for body in endpoint_.bodies if body["messages"][0]["content"].startswith("You are chatting")]
     assert all("My name is Sam. I have a dog." in messages[0]["content"] for messages in prompts)
     assert all(("My sister knows it too." in messages[0]["content"]) == (len(messages) > 2) for messages in prompts)
@@ -135,7 +135,7 @@ def test_the_friend_is_told_its_card_and_what_it_claimed_and_a_contradiction_is_
 def test_somebody_who_wants_to_know_what_answers_leaves_the_rest_of_the_dialogue_out(endpoint_, tmp_path):
     endpoint_.script = lambda body: '"Wait, are you a bot or a real person?"' if (said := talk(body)).startswith('"So what do you make of item 1') else said
     _, rows, _, ledger = made(tmp_path)
-    assert ledger["reasons"]["asks what it talks with"] == 32 and {row["turn"] for row in rows} == {0}
+    assert ledger["reasons"]["asks what it talks with"] == 20 and {row["turn"] for row in rows} == {0}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_each_gate_has_a_name_of_its_own(chosen, reason):
 
 def test_without_one_good_pair_the_command_fails_and_says_why(endpoint_, tmp_path):
     endpoint_.script = lambda body: "" if (said := talk(body)).startswith("Oh") else said
-    assert "no pair was accepted to train on, or none to hold out (rejected: 16 empty)" in one_line(made(tmp_path, status=1, formal_history=0))
+    assert "no pair was accepted to train on, or none to hold out (rejected: 10 empty)" in one_line(made(tmp_path, status=1, formal_history=0))
 
 
 def row(number, turn, persona="a", dialogue=None):
@@ -195,7 +195,7 @@ def test_the_held_out_personas_depend_on_nothing_but_their_names():
 def test_one_persona_alone_is_refused_before_anything_is_asked(endpoint_, tmp_path):
     arguments = configured(tmp_path)
     path = arguments[1]
-    path.write_text(path.read_text().replace("count: 8", "count: 1"))
+    path.write_text(path.read_text().replace("count: 5", "count: 1"))
     assert "all dialogues are of one persona" in one_line(inside("datagen.roleplay.prefer", *arguments, status=1)) and not endpoint_.bodies
 
 
