@@ -392,7 +392,7 @@ REASONS = {  # one script for each reason for which a dialogue can end
 
 
 def test_there_is_a_script_for_every_end():
-    assert set(REASONS) == set(END_REASONS)
+    assert set(REASONS) == set(END_REASONS) - {"given_up"}  # only a person gives up (eval.collect)
 
 
 @pytest.mark.parametrize("reason", REASONS)
