@@ -321,7 +321,7 @@ lint: $(READY)  ## Check style
 tiny: $(READY)  ## Build the embedded model anew from tiny/text (4 minutes); the stored one is what this gives
 	@$(PY) -m tiny.build
 
-tiny-inquirer: $(READY)  ## Build the second embedded model, which plays the person in dialogues, anew (3 minutes)
+tiny-inquirer: $(READY)  ## Build the second embedded model, which plays the person in dialogues, anew (5 minutes)
 	@$(PY) -m tiny.inquirer
 
 clean:  ## Delete what is free to make again; keeps replies, data sets, adapters and merged models

@@ -1,6 +1,6 @@
 """Builds the second embedded model, the inquirer: it plays a person with an everyday goal who talks with the first one.
 
-    python -m tiny.inquirer                 # writes tiny/inquirer/ (about 3 minutes); `make tiny-inquirer`
+    python -m tiny.inquirer                 # writes tiny/inquirer/ (5 minutes beside other work, on one thread); `make tiny-inquirer`
     python -m tiny.inquirer --show          # prints a few of the dialogues that it learns from
     python -m tiny.inquirer --out FOLDER    # elsewhere, to compare with the stored weights
 
