@@ -196,9 +196,13 @@ SERVED    := $(if $(filter tiny,$(PROFILE)),$(TINY_GGUF),)
 ANSWERS     := $(OUT)/answers$(if $(LIMIT),-first-$(LIMIT)).jsonl
 # The embedded model's two servers, unless another engine was asked for.
 SERVE_BOTH  := $(if $(filter tiny/endpoint,$(MODEL)/$(ENGINE)),$(TINY_GGUF) $(OUT)/tuned.gguf)
+# The second embedded model plays the person in dialogues, at an address of its own.
+INQUIRER_GGUF := out/tiny-inquirer.gguf
+SERVED_PAIR   := $(if $(SERVED),$(SERVED) $(INQUIRER_GGUF))
+SERVE_PAIR    := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) INQUIRER_BASE_URL=$(INQUIRER_GGUF) --)
 SERVE     := $(if $(SERVED),$(PY) -m tiny.serve $(SERVED) --,)
 
-.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure score traits-eval reward traits rate vote-plan vote vote-demo vote-report collect detect detect-report roleplay roleplay-report publish-votes report test lint tiny clean distclean FORCE
+.PHONY: help setup demo preview data audit topics publish-data plan format train health ablate measure where chat publish merge eval judge leaderboard answers disclosure score traits-eval reward traits rate vote-plan vote vote-demo vote-report collect detect detect-report roleplay roleplay-pairs roleplay-report publish-votes report test lint tiny tiny-inquirer clean distclean FORCE
 
 help:  ## Show this text
 	@echo 'make <target> [VARIABLE=value …]'
@@ -318,8 +322,11 @@ vote-report: | $(READY)  ## Table 5 with clustered intervals, and all that revie
 	@$(PY) -m eval.studyreport $(VOTES)
 
 # Always asked for: finished dialogues are kept, and what the store holds is not asked again.
-roleplay: $(SERVED) | $(READY)  ## Dialogues between a model that plays a person with a goal and a chatbot (ROLEPLAY=, PROFILE=)
-	@$(SERVE) $(PY) -m datagen.roleplay.run --config $(ROLEPLAY) --profile $(PROFILE) --store $(STORE)
+roleplay: $(SERVED_PAIR) | $(READY)  ## Dialogues between a model that plays a person with a goal and a chatbot (ROLEPLAY=, PROFILE=)
+	@$(SERVE_PAIR) $(PY) -m datagen.roleplay.run --config $(ROLEPLAY) --profile $(PROFILE) --store $(STORE)
+
+roleplay-pairs: $(SERVED_PAIR) | $(READY)  ## Preference pairs of several turns from such dialogues; then `make train PAIRS=` (ROLEPLAY=, PROFILE=)
+	@$(SERVE_PAIR) $(PY) -m datagen.roleplay.prefer --config $(ROLEPLAY) --profile $(PROFILE) --store $(STORE)
 
 roleplay-report: | $(READY)  ## Turns, failures and lexical diversity of role-played dialogues, by inquirer and persona (SETS=)
 	@$(PY) -m eval.roleplay $(addprefix data/roleplay/,$(or $(SETS),$(PROFILE)))
@@ -347,6 +354,9 @@ lint: $(READY)  ## Check style
 
 tiny: $(READY)  ## Build the embedded model anew from tiny/text (4 minutes); the stored one is what this gives
 	@$(PY) -m tiny.build
+
+tiny-inquirer: $(READY)  ## Build the second embedded model, which plays the person in dialogues, anew (5 minutes)
+	@$(PY) -m tiny.inquirer
 
 clean:  ## Delete what is free to make again; keeps replies, data sets, adapters and merged models
 	rm -rf out/items* out/leaderboard.* out/leaderboard/datasets out/*/prepared out/*/publish out/*/report.* out/*/margins.* out/*/training.* out/*/*.gguf out/*.gguf out/serve-*.log $(filter-out data/traits/%,$(wildcard data/*/*/)) .pytest_cache .ruff_cache
@@ -454,6 +464,9 @@ $(OUT)/merged/merge.json: $(OUT)/done train/merge.py
 
 $(TINY_GGUF): tiny/model/model.safetensors tiny/convert.py | $(READY)
 	@$(PY) -m tiny.convert tiny/model $@
+
+$(INQUIRER_GGUF): tiny/inquirer/model.safetensors tiny/convert.py | $(READY)
+	@$(PY) -m tiny.convert tiny/inquirer $@
 
 $(OUT)/tuned.gguf: $(OUT)/merged/merge.json tiny/convert.py
 	@$(PY) -m tiny.convert $(OUT)/merged $@

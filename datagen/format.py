@@ -11,6 +11,8 @@ Takes .jsonl, .json, .parquet or the id of a Hub data set with the columns promp
 
 Why strings: Axolotl's `chat_template.default` doubles the BOS and cuts answers that its template trims or that occur in the
 template; the trainer adds the tokenizer's BOS to the prompt and its EOS to an answer without one, and nothing else.
+
+Rows that say themselves on which side they stand (`split`: train or val, as those of datagen.roleplay.prefer) stay there.
 """
 
 import argparse
@@ -30,7 +32,7 @@ from datagen.near import Near
 
 COLUMNS = ("prompt", "chosen", "rejected")
 NEAR_HELD = "near-duplicate of a held-out question"
-HELD_OUT = "held-out"  # `split` of rows that a data set itself keeps from training
+HELD_OUT = "val"  # `split` of rows that a data set itself keeps from training; the others say train
 Message = dict[str, str]
 
 
@@ -293,6 +295,18 @@ def split(questions: list[str], held_out: int, threshold: float, seed: int | Non
     return [i in held for i in range(len(questions))]
 
 
+def as_given(rows: list[dict], places: list[str]) -> list[bool] | None:
+    """True for the rows whose own `split` is val; None where no row's is: a set may have a column of that name for its own ends.
+
+    Raises UserError where one row says val and another neither train nor val."""
+    found = [row.get("split") for row in rows]
+    if HELD_OUT not in found:
+        return None
+    if wrong := [(place, value) for place, value in zip(places, found, strict=True) if value not in ("train", HELD_OUT)]:
+        raise UserError(f"{wrong[0][0]}: its split is {wrong[0][1]!r}; where one row has the column, each needs train or {HELD_OUT} in it")
+    return [value == HELD_OUT for value in found]
+
+
 def load_tokenizer(base_model: str):
     quiet_libraries()
     from transformers import AutoTokenizer
@@ -336,12 +350,12 @@ def main() -> None:
     if len(keep) < 2:
         raise UserError(f"{args.pairs}: only {len(keep)} rows are left ({too_long.sum()} longer than sequence_len {limit}, {same.sum()} with equal answers)")
     wanted = max(1, min(settings.held_out, len(keep) // 5))
-    held = [raw[i].get("split") == HELD_OUT for i in keep]
-    if not any(held):
-        held = split([" ".join(m["content"] for m in originals[i][0]) for i in keep], wanted, settings.questions.near_duplicate, settings.seed)
+    held = as_given([raw[i] for i in keep], [places[i] for i in keep])
+    if held and all(held):
+        raise UserError(f"{args.pairs}: every row is marked {HELD_OUT}, so none is left to train on")
+    held = held or split([" ".join(m["content"] for m in originals[i][0]) for i in keep], wanted, settings.questions.near_duplicate, settings.seed)
     if not any(held) or all(held):
-        why = f"every row is marked {HELD_OUT}" if all(held) and held else "all questions are near-duplicates of one another"
-        raise UserError(f"{args.pairs}: {why}, so none can be held out from training")
+        raise UserError(f"{args.pairs}: all questions are near-duplicates of one another, so none can be held out from training")
 
     spaced = sum(any(answer_text(raw[i][c]) != answer_text(raw[i][c]).strip() for c in COLUMNS[1:]) for i in keep)
     parts = {name: [i for i, h in zip(keep, held, strict=True) if h == flag] for name, flag in (("train", False), ("val", True))}

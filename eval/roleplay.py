@@ -28,8 +28,10 @@ from pathlib import Path
 import numpy as np
 
 from datagen.files import UserError, entry, read_json, sha256, templates, write_json, write_text
+from datagen.filters import stems
 from datagen.roleplay import detect
 from datagen.roleplay.record import END_REASONS, Attempt, Dialogue, read
+from eval import fairness
 from eval.compare import embedded
 from eval.judge import ratio, resamples
 from eval.lexical import WINDOW, distinct, mattr, tokens
@@ -72,6 +74,19 @@ FAILURES: dict[str, Hits] = {
     "self-reply": first_attempts(lambda a: "markers" in a.self_reply),
     "incoherent (responder)": answers(lambda r: r.repeats_strict),
 }
+
+
+def astray(dialogue: Dialogue) -> tuple[int, int]:
+    """Whether the dialogue opens without one content word of its goal (datagen.filters.stems): crude, since other words may say the same."""
+    first = dialogue.exchanges[:1]
+    return sum(not stems(prompt) & stems(dialogue.goal.text) for prompt, _ in first), len(first)
+
+
+def unrelated(dialogue: Dialogue) -> tuple[int, int]:
+    """Answers without one content word of their prompt."""
+    return sum(not stems(prompt) & stems(answer) for prompt, answer in dialogue.exchanges), len(dialogue.exchanges)
+
+
 QUOTES = ("no prompt", "several prompts")
 # What the paper has no rule for, and its cases by rules without their false positives. These decide what a dialogue does.
 OTHERS: dict[str, Hits] = {
@@ -87,6 +102,8 @@ OTHERS: dict[str, Hits] = {
     "empty": first_attempts(lambda a: a.failure == "empty"),
     "refused or filtered": first_attempts(lambda a: a.failure == "refusal_or_filter"),
     "answer cut off (responder)": answers(lambda r: r.finish == "length"),
+    "opens without a word of its goal": astray,
+    "answer without a word of its prompt (responder)": unrelated,
 }
 LEXICAL = {"TTR": distinct, "distinct-2": lambda words: distinct(words, 2), f"MATTR {WINDOW}": mattr}
 
@@ -233,6 +250,7 @@ def measure(path: Path, count: Callable) -> dict:
         "toxicity": toxicity(dialogues),
         "diversity": diversity(dialogues),
         "features": by_feature(dialogues, count),
+        "fairness": fairness.of_set(dialogues),
         "usage": made["usage"],
     }
 
@@ -363,6 +381,8 @@ def tables(sets: list[dict], counted: str) -> list[dict]:
                     ],
                 }
             )
+    for found in sets:
+        made += fairness.tables(found["name"], found["fairness"])
     return made
 
 

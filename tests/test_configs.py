@@ -66,11 +66,12 @@ def test_there_are_as_many_yaml_files_as_we_think():
         *(f"axolotl/scale/{name}.yaml" for name in ("fsdp2", "ray", "zero2", "zero3")),
         "axolotl/tiny.yaml",
         *(f"datagen/{name}.yaml" for name in ("config", "identity", "models")),
-        *(f"datagen/roleplay/{name}.yaml" for name in ("config", "goals", "personas")),
+        *(f"datagen/roleplay/{name}.yaml" for name in ("cards", "config", "goals", "personas", "prefer")),
         "datagen/topics.yaml",
         *(f"eval/{name}.yaml" for name in ("collection", "detection")),
         *(f"eval/guards/{name}.yaml" for name in GUARDS),
         *(f"eval/{name}.yaml" for name in ("items", "probes", "published", "study")),
+        "tiny/people/goals.yaml",
     ]
 
 

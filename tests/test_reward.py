@@ -173,11 +173,11 @@ def test_no_question_stands_in_two_splits_and_the_ledger_adds_up(files):
     make(files)
     made = read_jsonl(files / "reward/pairs.jsonl")
     held = {row["prompt"] for row in made if row.get("split") == format.HELD_OUT}
-    train = {row["prompt"] for row in made if "split" not in row}
+    train = {row["prompt"] for row in made if row["split"] == "train"}
     assert held == {row["prompt"] for row in rows[:4]} and not held & train and train <= {row["prompt"] for row in rows[4:-2]} and len(train) > 10
     ledger = read_json(files / "reward/ledger.json")
     assert ledger["questions"] == {"asked": 26, "accepted": 20, "reasons": {"asked before": 1, "held out": 4, "near-duplicate of a held-out question": 1}}
-    assert ledger["candidates"]["asked"] == 20 * (3 + 2) + 2 and ledger["pairs"]["accepted"] == sum("split" not in row for row in made)
+    assert ledger["candidates"]["asked"] == 20 * (3 + 2) + 2 and ledger["pairs"]["accepted"] == sum(row["split"] == "train" for row in made)
     for stage in ("questions", "candidates", "pairs"):
         assert ledger[stage]["asked"] == ledger[stage]["accepted"] + sum(ledger[stage]["reasons"].values())
     assert len(read_jsonl(files / "reward/rejects.jsonl")) >= ledger["candidates"]["asked"] - ledger["candidates"]["accepted"]
@@ -185,7 +185,7 @@ def test_no_question_stands_in_two_splits_and_the_ledger_adds_up(files):
 
 def test_the_chosen_answer_has_the_higher_score_and_the_stats_name_what_gave_it(files):
     make(files)
-    rows, stats = [row for row in read_jsonl(files / "reward/pairs.jsonl") if "split" not in row], read_json(files / "reward/stats.json")
+    rows, stats = [row for row in read_jsonl(files / "reward/pairs.jsonl") if row["split"] == "train"], read_json(files / "reward/stats.json")
     assert all(row["scores"][0] - row["scores"][1] > stats["difference asked for"] - 1e-3 for row in rows)
     assert stats["difference asked for"] == pytest.approx(0.5 * stats["standard deviation about the mean of the question"])
     assert stats["weights"]["sha256"] == reward.sha256((ROOT / "eval/weights/turn.json").read_bytes()) and sum(stats["chosen over rejected by source"].values()) == len(
@@ -244,7 +244,7 @@ def test_the_pairs_train_on_what_the_plain_run_trains_on_and_hold_out_the_same(f
     plain, own, varied = ({name: read_jsonl(files / folder / f"{name}.jsonl") for name in ("train", "val", "heldout")} for folder in ("plain", "own", "varied"))
     assert varied["val"] == plain["val"] and varied["heldout"] == plain["heldout"] and len(varied["train"]) == len(plain["train"])
     assert sorted(map(json.dumps, own["val"])) == sorted(map(json.dumps, plain["val"]))
-    made = [row for row in read_jsonl(files / "reward/pairs.jsonl") if "split" not in row]
+    made = [row for row in read_jsonl(files / "reward/pairs.jsonl") if row["split"] == "train"]
     assert len(own["train"]) == len(made) >= len(varied["train"]) and varied["train"] == own["train"][: len(varied["train"])]
     assert not {row["prompt"] for row in own["train"] + varied["train"]} & {row["prompt"] for row in plain["val"]}
     stats = read_json(files / "varied/stats.json")

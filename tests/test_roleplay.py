@@ -392,7 +392,7 @@ REASONS = {  # one script for each reason for which a dialogue can end
 
 
 def test_there_is_a_script_for_every_end():
-    assert set(REASONS) == set(END_REASONS)
+    assert set(REASONS) == set(END_REASONS) - {"given_up"}  # only a person gives up (eval.collect)
 
 
 @pytest.mark.parametrize("reason", REASONS)
@@ -700,5 +700,5 @@ def test_a_missing_address_names_the_variable(play, monkeypatch):
 
 def test_the_shipped_profiles_can_be_read(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert len(load().plan()[0]) == 3 * 20 * 10 and len(load(profile="tiny").plan()[0]) == 3 * 3 * 20
+    assert len(load().plan()[0]) == 3 * 20 * 10 and len(load(profile="tiny").plan()[0]) == 3 * 3 * 10
     assert re.fullmatch("[0-9a-f]{16}", load().shape("neutral")) and load().shape("neutral") != load().shape("demanding")

@@ -205,3 +205,88 @@ def test_other_architectures_are_refused_by_the_converter(tmp_path):
     for name, value in (("config", {"architectures": ["Qwen2ForCausalLM"]}), ("tokenizer", {"model": {"type": "BPE"}}), ("tokenizer_config", {})):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
     assert "use llama.cpp's convert_hf_to_gguf.py" in one_line(run("tiny.convert", tmp_path, tmp_path / "x.gguf", status=1))
+
+
+# ---------------------------------------------------------------- the second model, which plays a person
+
+
+INQUIRER = ROOT / "tiny/inquirer"
+
+
+def test_what_the_inquirer_learns_from_is_what_a_dialogue_sends(endpoint, tmp_path):
+    """The messages of a written dialogue are, word for word, those with which `datagen.roleplay` asks for its last turn."""
+    from tiny import inquirer
+
+    source, rng = inquirer.writer(), random.Random(3)
+    persona, goal, said = next(made for made in iter(lambda: source.dialogue(rng), None) if len(made[2]) == 4)
+    words = dict(zip([0, 1, 2, 3], [f'"{prompt}"' if answer else prompt for prompt, answer in said], strict=True))
+
+    def script(body):
+        turn = sum(message["role"] == "assistant" for message in body["messages"])
+        return words[turn] if body["messages"][0]["role"] == "system" else said[turn][1]
+
+    endpoint.script = script
+    given = "; ".join(f"{name}: '{option}'" for name, option in persona.features.items())
+    text = (ROOT / "datagen/roleplay/config.yaml").read_text()
+    text = text.replace("count: 3", f"count: null\n      use: list\n      given: [{{{given.replace(';', ',')}}}]").replace("INQUIRER_BASE_URL", "OPENAI_BASE_URL")
+    (tmp_path / "config.yaml").write_text(text)
+    run("datagen.roleplay.run", "--config", tmp_path / "config.yaml", "--profile", "tiny", "--out", tmp_path / "sets", "--store", tmp_path / "store")
+    wanted = [{"role": role, "content": content} for role, content in source.messages(persona, goal, said)]
+    assert wanted[:-1] in [body["messages"] for body in endpoint.bodies] and wanted[-1]["content"] == "FINISH"
+
+
+def test_the_inquirers_text_has_a_goal_for_each_of_its_profile_and_a_fault_names_its_line(tmp_path):
+    from tiny import inquirer
+
+    source = inquirer.writer()
+    assert len(source.goals) == 10 and {goal.id for goal in source.goals} < set(inquirer.read_people())
+    for part in inquirer.read_people().values():
+        for line in [line for lines in part.lines.values() for line in lines]:
+            assert not set("{}|") & set(corpus.expand(line, random.Random(0))), line
+    (tmp_path / "a.txt").write_text("== tea\nX what\n")
+    with pytest.raises(ValueError, match=r"a\.txt:2: expected"):
+        inquirer.read_people(tmp_path)
+
+
+def test_no_persona_of_the_inquirers_held_out_loss_was_learnt_from():
+    from tiny import inquirer
+
+    seen, unseen = inquirer.writer().personas, inquirer.writer(held_out=True).personas
+    assert len(seen) + len(unseen) == 36 and len(unseen) > 3 and not {p.id for p in seen} & {p.id for p in unseen}
+
+
+def test_the_inquirers_weights_come_from_the_text_and_code_of_this_checkout():
+    from tiny import inquirer
+
+    manifest = json.loads((INQUIRER / "manifest.json").read_text())
+    assert manifest["sources_sha256"] == inquirer.sources(), "text, prompts, goals, code or tiny/model changed: run `make tiny-inquirer` and commit tiny/inquirer"
+    assert manifest["weights_sha256"] == hashlib.sha256((INQUIRER / "model.safetensors").read_bytes()).hexdigest()
+    assert sum(path.stat().st_size for path in INQUIRER.glob("*.safetensors")) < 2.5e6
+    assert all((INQUIRER / name).read_bytes() == (MODEL / name).read_bytes() for name in ("tokenizer.json", "chat_template.jinja"))
+
+
+@pytest.mark.slow
+def test_the_inquirers_stored_weights_have_the_held_out_loss_of_their_manifest():
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    from tiny import inquirer
+
+    model = LlamaForCausalLM.from_pretrained(INQUIRER, dtype=torch.float32, attn_implementation="sdpa")
+    assert inquirer.held_out_loss(model, AutoTokenizer.from_pretrained(INQUIRER)) == pytest.approx(
+        json.loads((INQUIRER / "manifest.json").read_text())["held_out_loss"], abs=0.005
+    )
+
+
+@pytest.mark.slow
+def test_a_rebuild_of_the_inquirer_gives_the_same_held_out_loss(tmp_path):
+    subprocess.run([sys.executable, "-m", "tiny.inquirer", "--out", tmp_path / "model"], cwd=ROOT, check=True, timeout=2400)
+    rebuilt, stored = (json.loads((folder / "manifest.json").read_text()) for folder in (tmp_path / "model", INQUIRER))
+    assert rebuilt["held_out_loss"] == pytest.approx(stored["held_out_loss"], abs=0.03)
+
+
+@pytest.mark.slow
+def test_a_server_may_be_given_a_variable_of_its_own(gguf, tmp_path):
+    code = "print(*(name for name in sorted(os.environ) if name.endswith('BASE_URL')))"
+    said = served(gguf, code, f"INQUIRER_BASE_URL={gguf}", gguf, cwd=tmp_path).stdout
+    assert said.splitlines()[-1] == "INQUIRER_BASE_URL OPENAI_BASE_URL TUNED_BASE_URL"

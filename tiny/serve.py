@@ -2,10 +2,12 @@
 
     python -m tiny.serve out/tiny-base.gguf -- python -m datagen.questions data/tiny/questions.jsonl --profile tiny
     python -m tiny.serve out/tiny-base.gguf out/tiny/tuned.gguf -- python -m eval.answers …
+    python -m tiny.serve out/tiny-base.gguf INQUIRER_BASE_URL=out/tiny-inquirer.gguf -- python -m datagen.roleplay.run --profile tiny
     python -m tiny.serve out/tiny-base.gguf            # until Ctrl-C
 
 Each file gets a server of its own on 127.0.0.1, on a free port. The command finds the first under OPENAI_BASE_URL and a second under
-TUNED_BASE_URL. A server names its model `<file>-<hash of the file>`, so replies of an older model are never taken for its own.
+TUNED_BASE_URL; one written as VARIABLE=file under that variable instead. A server names its model `<file>-<hash of the file>`, so replies of
+an older model are never taken for its own.
 Servers end with the command, also on Ctrl-C or `kill -9` of this program. Logs: `out/serve-<file>.log`.
 """
 
@@ -13,6 +15,7 @@ import argparse
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -107,11 +110,18 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else "(empty)"
 
 
-def run(models: list[Path], command: list[str]) -> int:
+def named(models: list[str]) -> list[tuple[str | None, Path]]:
+    """(variable that will hold its address, file) of each; a third file without a name of its own has none."""
+    plain = iter(URLS)
+    split = [re.fullmatch(r"(?:([A-Z][A-Z_]*)=)?(.+)", model).groups() for model in models]
+    return [(name or next(plain, None), Path(path)) for name, path in split]
+
+
+def run(models: list[tuple[str | None, Path]], command: list[str]) -> int:
     """The exit status of `command`, run while the servers are up; without a command they stay until Ctrl-C."""
     with contextlib.ExitStack() as stack:
-        running = [stack.enter_context(server(model)) for model in models]
-        environment = os.environ | {name: url for name, (_, url, _, _) in zip(URLS, running, strict=False)}
+        running = [stack.enter_context(server(model)) for _, model in models]
+        environment = os.environ | {name: url for (name, _), (_, url, _, _) in zip(models, running, strict=True) if name}
         for alias, url, _, log in running:
             print(f"serving {alias} on {url} (log: {log})", flush=True)
         if not command:
@@ -134,15 +144,15 @@ def run(models: list[Path], command: list[str]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("models", nargs="+", metavar="[VARIABLE=]FILE")
     parser.add_argument("--alias", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args, command = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
     if args.port:
-        serve_here(args.models[0], args.alias, args.port)
+        serve_here(Path(args.models[0]), args.alias, args.port)
     else:
-        sys.exit(run(args.models, command))
+        sys.exit(run(named(args.models), command))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ all answers of a question makes and hides no pair. Guards: the filters of `datag
 Weights: the default, eval/weights/turn.json, was learnt from people against models. Weights fitted on the set itself (`data/<set>/weights.json`, made by
 make) know only its own two styles, and mostly choose again what the set's labels chose already; they are there to be compared.
 
-Writes `pairs.jsonl` (the best pair of each question first, then the second-best …; at the end the set's held-out pairs, marked `split: held-out`, which
+Writes `pairs.jsonl` (the best pair of each question first, then the second-best …; at the end the set's held-out pairs, marked `split: val`, which
 `datagen.format` keeps out of the training), `rejects.jsonl`, `ledger.json`, in which asked = accepted + every reason at each of three stages, and `stats.json`.
 """
 
@@ -239,7 +239,7 @@ def choose(asked: list[Question], settings: config.Settings) -> tuple[list[dict]
         reasons["more than per_prompt"] += max(0, len(good) - settings.reward.per_prompt)
         made += [(rank, sha256(question.id), row) for rank, (_, _, row) in enumerate(good[: settings.reward.per_prompt])]
     made.sort(key=lambda item: item[:2])
-    rows = [{"id": f"{row.pop('question')}-{rank + 1}"} | row for rank, _, row in made]
+    rows = [{"id": f"{row.pop('question')}-{rank + 1}"} | row | {"split": "train"} for rank, _, row in made]
     if settings.reward.length_band is not None:
         stay = match_lengths([(row["chosen"], row["rejected"]) for row in rows])
         reasons["no partner of mirrored length"] = len(rows) - len(stay)
