@@ -39,6 +39,8 @@ MACHINES = re.compile(r"\b(ai|bots?|robots?|chat ?gpt|gpt|language model|compute
 LONE_AI = re.compile(r"\bai\b")
 NEEDED = ("assistant", "language model", "artificial", "digital", "machine", "program", "bot", "don't have", "do not have", "possess")
 
+NAMED = ("bot", "gpt", "language model", "computer", "human", "real person", "turing")  # the same for `MACHINES`
+
 
 def listed(words: str) -> frozenset[str]:
     return frozenset(words.split())
@@ -135,6 +137,10 @@ def as_ai(turn: str) -> bool:
     return bool((any(map(turn.__contains__, NEEDED)) or LONE_AI.search(turn)) and AI.search(turn))
 
 
+def of_machines(turn: str) -> bool:
+    return bool((any(map(turn.__contains__, NAMED)) or LONE_AI.search(turn)) and MACHINES.search(turn))
+
+
 def pictured(turn: str) -> bool:
     return bool(any(map(turn.__contains__, ":;=<")) and SMILEY.search(turn)) or (not turn.isascii() and bool(EMOJI.search(turn)))
 
@@ -186,7 +192,7 @@ TRAITS = [
     Trait(
         "laughs",
         "share of turns with a written laugh (lol, haha)",
-        lambda t: t.share(any(word[0] in "lrah" and LAUGHS.fullmatch(word) for word in turn) for turn in t.words),
+        lambda t: t.share(any(word[0] in "lrah" and LAUGHS.fullmatch(word) for word in set(turn)) for turn in t.words),
     ),
     Trait("elongations", "share of turns with a letter three times in a row (sooo)", lambda t: t.share(map(ELONGATED.search, t.lower))),
     Trait("pictures", "share of turns with an emoji or a smiley", lambda t: t.share(map(pictured, t.spoken))),
@@ -214,7 +220,7 @@ TRAITS = [
         "share of turns in which it speaks of itself as an AI",
         lambda t: t.share(map(as_ai, t.lower)),
     ),
-    Trait("talks-of-machines", "share of turns that mention AIs, bots, or being human", lambda t: t.share(map(MACHINES.search, t.lower))),
+    Trait("talks-of-machines", "share of turns that mention AIs, bots, or being human", lambda t: t.share(map(of_machines, t.lower))),
     Trait("echo", "share of the words of a turn that the other's last message held", Counted.echo, context=True),
 ]
 BY_ID = {trait.id: trait for trait in TRAITS}
