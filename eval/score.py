@@ -110,7 +110,7 @@ def named(place: Path) -> str:
 
 def matrix(model: likeness.Model, rows: list[dict], side: str, kind: str, rated: dict[tuple[str, str], dict[str, float]] | None = None) -> np.ndarray:
     """[rows, traits] of one side. `rated`: ratings by (id, side)."""
-    return np.array([counted(model, kind, row[side], row["context"], (rated or {}).get((row["id"], side))) for row in rows])
+    return np.array([counted(model, kind, row[side], row["context"], rated[row["id"], side] if rated else None) for row in rows])
 
 
 def explain(model: likeness.Model, x: np.ndarray, most: int = 5) -> list[str]:
