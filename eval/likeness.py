@@ -304,7 +304,7 @@ def definition(name: str, data: Texts, statements: dict[str, str]) -> str:
     return statements.get(name) or f"{name.replace('-', ' ')} in a list of ratings by {data.judge.name}"
 
 
-def save(path: Path, source: str, data: Texts, model: Model, found: dict, statements: dict[str, str]) -> None:
+def save(path: Path, source: str, data: Texts, model: Model, found: dict, statements: dict[str, str] | None = None) -> None:
     """Writes weights with all that `load` checks, and what they were worth when they were fitted."""
     person = data.y == 1
     kept = stability(data, model)
@@ -320,7 +320,7 @@ def save(path: Path, source: str, data: Texts, model: Model, found: dict, statem
         "shown": found,
         "traits": {
             name: {
-                "definition": definition(name, data, statements),
+                "definition": definition(name, data, statements or {}),
                 "weight": float(model.weight[i]),
                 "mean": float(model.mean[i]),
                 "sd": float(model.sd[i]) if math.isfinite(model.sd[i]) else 0.0,

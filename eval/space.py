@@ -12,7 +12,6 @@ Commands to upload both, and the secrets that the Space needs, are printed; noth
 """
 
 import argparse
-import ast
 import re
 import shutil
 from pathlib import Path
@@ -24,6 +23,8 @@ from eval.hub import EVENTS
 
 ROOT = Path(__file__).parent.parent
 STARTS = ("eval.vote",)
+# At the top of a module. By `ast`, Python 3.11 now and then ends in a SystemError of its own where threads run.
+IMPORT = re.compile(r"^(?:from ([\w.]+) import (\([^)]*\)|.+)|import (.+))$", re.MULTILINE)
 PACKAGES = ("emoji", "huggingface_hub", "markdown-it-py", "numpy", "pydantic", "PyYAML")  # gradio brings itself, by `sdk_version`
 README = """---
 title: "Which answer sounds more like a person?"
@@ -65,11 +66,8 @@ def modules(starts: tuple[str, ...] = STARTS) -> list[Path]:
         if path in found or not (ROOT / path).is_file():
             continue
         found |= {path, *(folder / "__init__.py" for folder in path.parents if folder.name)}
-        for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for source, names, plain in IMPORT.findall((ROOT / path).read_text(encoding="utf-8")):
+            waiting += [source, *(f"{source}.{name}" for name in re.findall(r"\w+", names))] if source else re.findall(r"[\w.]+", plain)
     return sorted(found)
 
 

@@ -199,10 +199,10 @@ def test_the_limit_of_turns_is_that_of_the_simulated_dialogues(make, study):
     for turn in range(study.rules.max_turns):
         assert not store.next(rater).full
         assert store.say(rater, token, turn, IDS[turn], "again") == "ok" == store.reply(rater, token, ask)
-    assert study.rules.max_turns == 4 and store.next(rater).full and store.say(rater, token, 4, IDS[4], "again") == "full"
+    assert study.rules.max_turns == 6 and store.next(rater).full and store.say(rater, token, 6, IDS[6], "again") == "full"
     store.end(rater, token, False)
     [made] = read(store.folder / "dialogues.jsonl")
-    assert made.end_reason == "max_turns" and len(made.exchanges) == 4
+    assert made.end_reason == "max_turns" and len(made.exchanges) == 6
 
 
 @pytest.mark.parametrize(("text", "said"), [("", "write something"), (" \n\0 ", "write something"), ("x" * 4001, "4,000 characters; this one has 4,001")])
@@ -294,7 +294,7 @@ def test_the_organiser_sees_how_many_dialogues_there_are(make, monkeypatch):
     store = make()
     chat(store, join(store))
     found = store.organise("x", "status")
-    assert (found["dialogues finished"], found["dialogues given_up"], found["dialogues wanted"]) == (1, 0, 400)
+    assert (found["dialogues finished"], found["dialogues given_up"], found["dialogues wanted"]) == (1, 0, 200)
 
 
 # ---------------------------------------------------------------- the responder
@@ -306,7 +306,7 @@ def test_the_responder_is_asked_as_in_simulated_dialogues_and_what_it_said_is_no
     one = responder.ask("human-x", [("hi", "ho")], "how?", 1)
     assert one[0].text == "Answer to how?" and one[1] == "scripted" and responder.ask("human-x", [("hi", "ho")], "how?", 1) == one
     [body] = endpoint.bodies
-    assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "user"] and body["max_tokens"] == 128
+    assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user"] and body["max_tokens"] == 128  # no system prompt: the profile says so
     assert responder.ask("human-y", [("hi", "ho")], "how?", 1)[0].seed != one[0].seed and len(endpoint.bodies) == 2
     responder.close()
 
@@ -344,4 +344,4 @@ def test_what_the_browser_says_is_taken_only_where_it_makes_sense(text):
 def test_the_frozen_goals_are_those_of_the_simulated_dialogues(make, study):
     store = make()
     rows = read_jsonl(store.folder / "items.jsonl")
-    assert len(rows) == 20 and {row["category"] for row in rows} == {"everyday"} and collectstore.freeze(study, store.folder.parents[1])[2] is False
+    assert len(rows) == 10 and {row["category"] for row in rows} == {"everyday"} and collectstore.freeze(study, store.folder.parents[1])[2] is False

@@ -72,6 +72,7 @@ def test_the_rates_of_table_3_follow_from_its_counts(papers):
     assert found["Mixtral"]["wilson"] == list(wilson(88, 200)) and {model: 200 - n for model, n in DETECTED.items()} == detection.PAPER
 
 
+@pytest.mark.slow
 def test_known_effects_are_found_and_their_letters_are_right():
     setting = Setting((-1.0, 0.3, 0.3, 1.6), sd_participant=0.3, sd_person=0.3, later=(0, 2, 2, 4), slower=(0.0, 0.0, 0.0, 0.5))
     rows = simulate(np.random.default_rng(3), setting)  # at 5 %, one study in some tells equal models apart: benchmarks.detection counts them

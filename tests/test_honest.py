@@ -151,6 +151,7 @@ def rendered(files, out, n, status=0, given=True, **data):
     return inside("datagen.format", files / "pairs.jsonl", out, "--base", "axolotl/tiny.yaml", "--profile", "tiny", "--variant", out / "v.yaml", *more, status=status)
 
 
+@pytest.mark.slow
 def test_training_rows_grow_by_n_and_held_out_rows_stay_byte_for_byte(files, tmp_path):
     rendered(files, tmp_path / "none", 0)
     rendered(files, tmp_path / "some", 4)

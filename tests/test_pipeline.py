@@ -91,6 +91,7 @@ def test_touching_files_pays_for_nothing(formatted, endpoint):
     assert "== pairs" in done.stdout and not endpoint.bodies and (formatted / "data/test/pairs.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_changed_setting_redoes_only_what_depends_on_it(formatted, endpoint):
     config = formatted / "datagen/config.yaml"
     for change, stages in ((("held_out: 2", "held_out: 1"), "format"), (("concurrency: 4", "concurrency: 2"), ""), (("  timeout: 600", "  timeout: 60"), "")):
@@ -103,6 +104,7 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(formatted, endpoint):
     assert not endpoint.bodies
 
 
+@pytest.mark.slow
 def test_own_questions_and_own_pairs_get_folders_of_their_own(place, endpoint):
     endpoint.script = play
     (place / "mine.txt").write_text("What is amber good for?\nWho named the clouds and why?\nHow old is the game of marbles?\n")
@@ -121,10 +123,11 @@ def test_own_questions_and_own_pairs_get_folders_of_their_own(place, endpoint):
         ("column.jsonl", '{"prompt": "a?", "chosen": "b", "rejected": "c"}\n{"prompt": "a?", "chosen": "b"}\n', "column.jsonl:2: the column rejected is missing"),
         ("empty.jsonl", '{"prompt": "a?", "chosen": " ", "rejected": "c"}\n{"prompt": "b?", "chosen": "b", "rejected": "c"}\n', "empty.jsonl:1: chosen is empty"),
         ("one.jsonl", '{"prompt": "a?", "chosen": "b", "rejected": "c"}\n', "one.jsonl: 1 rows; at least two"),
-        (
+        pytest.param(
             "special.jsonl",
             '{"prompt": "a?", "chosen": "b<|end|>", "rejected": "c"}\n{"prompt": "b?", "chosen": "b", "rejected": "c"}\n',
             "special.jsonl:1: chosen: holds a special token",
+            marks=pytest.mark.slow,  # loads a tokenizer
         ),
     ],
 )

@@ -64,6 +64,7 @@ def test_what_the_traits_add_sums_to_the_score(few):
     assert not few.with_name("few-likeness.html").exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_adds_up_and_swapping_the_sides_negates_it():
     model = likeness.load(ROOT / "eval/weights/turn.json")
     rows = [{"context": row["messages"][0]["content"]} | row for row in answers()]
