@@ -96,6 +96,7 @@ def rendered(pairs, folder, **data):
     return [[json.loads(line) for line in (folder / f"out/{name}.jsonl").open()] for name in ("train", "val", "heldout")]
 
 
+@pytest.mark.slow
 def test_a_variant_keeps_the_held_out_pairs_and_trains_on_fewer_or_other_ones(pairs, tmp_path):
     made = {}
     for name, data in {"all": {}, "half": {"share": 0.5}, "quarter": {"share": 0.25}, "general": {"kind": "general"}, "plain": {"emoji": "stripped"}}.items():

@@ -100,6 +100,7 @@ def test_the_wanted_number_of_distinct_questions_is_collected(endpoint, tmp_path
     assert ledger["reasons"] == Counter(row["reason"] for row in rejects)
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_nothing_and_writes_the_same_bytes(endpoint, tmp_path):
     endpoint.script = play
     arguments = ("datagen.questions", tmp_path / "questions.jsonl", "--profile", "tiny", "--store", tmp_path / "store")

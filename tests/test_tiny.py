@@ -75,6 +75,7 @@ def test_the_stored_weights_come_from_the_text_and_code_of_this_checkout():
     assert sum(path.stat().st_size for path in MODEL.iterdir()) < 10e6
 
 
+@pytest.mark.slow
 def test_the_stored_weights_have_the_held_out_loss_of_their_manifest():
     from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -201,6 +202,7 @@ def test_a_missing_model_file_is_one_line(tmp_path):
     assert "none.gguf: there is no such file" in one_line(run("tiny.serve", "none.gguf", "--", "true", cwd=tmp_path, status=1))
 
 
+@pytest.mark.slow
 def test_other_architectures_are_refused_by_the_converter(tmp_path):
     for name, value in (("config", {"architectures": ["Qwen2ForCausalLM"]}), ("tokenizer", {"model": {"type": "BPE"}}), ("tokenizer_config", {})):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
