@@ -452,7 +452,9 @@ def main() -> None:
         print("\n".join(one(args.texts, args.weights, args.text)))
         return
     found = report(args.texts, args.weights, args.second, args.ratings, args.rubric)
-    for name, value in found["mean"].items():
+    if found["texts"] == 1 and not args.ratings:  # one text has no interval, but reasons
+        print("\n".join(one(args.texts, args.weights, rows_of(args.texts)[0][0]["id"])))
+    for name, value in found["mean"].items() if found["texts"] > 1 else ():
         print(f"{name:10} {with_interval(value)}   mean score of {value['n']} texts (logit; weights {found['weights']['file']})")
     if c := found.get("compared"):
         first = found["sides"][0]
