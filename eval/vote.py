@@ -376,12 +376,17 @@ def arguments(about: str, folder: str, study: Path) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def serve(given: argparse.Namespace, study: "Sessions", freezer: str, opened: Callable[[], Store], task: Callable[[Store], Task]) -> None:
-    """Checks that the folder holds the study as it was frozen by the module `freezer`, and serves its page until Ctrl-C."""
-    if repo := os.environ.get("VOTES_REPO", ""):  # the disk does not last: events are kept on the Hub
+def fetched(folder: Path) -> str:
+    """The data set of the Hub that keeps the events of a page whose disk does not last (VOTES_REPO), or ""; what it holds of the study is fetched."""
+    if repo := os.environ.get("VOTES_REPO", ""):
         quiet_gradio()
-        hub.fetch(given.folder, repo)
+        hub.fetch(folder, repo)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the last ones are sent when the machine is taken away
+    return repo
+
+
+def serve(given: argparse.Namespace, study: "Sessions", freezer: str, opened: Callable[[], Store], task: Callable[[Store], Task], repo: str = "") -> None:
+    """Checks that the folder holds the study as it was frozen by the module `freezer`, and serves its page until Ctrl-C. repo: see `fetched`."""
     lock = read_json(given.folder / "study.lock.json")
     if study.name != lock["study"] or sha256((given.folder / "items.jsonl").read_bytes()) != lock["items_sha256"]:
         raise UserError(f"{given.folder} is not the study {study.name!r} of {given.study} as it was frozen: run `python -m {freezer}`, or name its settings (--study)")
@@ -411,8 +416,9 @@ def serve(given: argparse.Namespace, study: "Sessions", freezer: str, opened: Ca
 
 def main() -> None:
     given = arguments(__doc__, "out/votes/NAME, frozen by eval.ballot", studyfile.PATH)
+    repo = fetched(given.folder)  # the design may lie there, too
     study = studyfile.load(given.study)
-    serve(given, study, "eval.ballot", lambda: Store(given.folder, study), voting)
+    serve(given, study, "eval.ballot", lambda: Store(given.folder, study), voting, repo)
 
 
 if __name__ == "__main__":
