@@ -218,7 +218,8 @@ def chatbot():
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory, chatbot):
     folder = tmp_path_factory.mktemp("collection")
-    (folder / "datagen").symlink_to(ROOT / "datagen")  # the design names files of the project; replies are stored here
+    for name in ("datagen", "tiny"):  # the design names files of the project; replies are stored here
+        (folder / name).symlink_to(ROOT / name)
     was = Path.cwd()
     os.chdir(folder)
     try:
